@@ -1,0 +1,11 @@
+"""Attacks: one a file, each a frozen dataclass of settings that is called as attack(model, x, y, threat, keys=keys)."""
+
+from casemate.attacks.fgsm import FGSM as FGSM
+from casemate.attacks.pgd import PGD as PGD
+from casemate.attacks.pgd import loss_path as loss_path
+from casemate.attacks.pgd import maximise as maximise
+from casemate.attacks.standing import Attack as Attack
+from casemate.attacks.transfer import Transfer as Transfer
+from casemate.attacks.worst import MultiTarget as MultiTarget
+from casemate.attacks.worst import Restarts as Restarts
+from casemate.attacks.worst import Worst as Worst

@@ -1,0 +1,168 @@
+"""The audit: a verdict for every image, stored with its evidence as it is found, and the bracket around them."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from casemate import files
+from casemate.audit import curves as pictures
+from casemate.audit import presets
+from casemate.audit.cascade import Stage, run_block
+from casemate.audit.manifest import describe_run, device_of
+from casemate.audit.refusals import refuse_unfit, settle_precision
+from casemate.audit.store import Store
+from casemate.audit.summary import Summary, count_verdicts, summarise
+from casemate.data import Dataset
+from casemate.errors import CasemateError
+from casemate.gradients import Engine, Precision
+from casemate.threat import Threat
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an audit is: `done` of `n` images have a verdict, by kind in `verdicts`; `doing` runs on `active` now."""
+
+    done: int
+    n: int
+    verdicts: Mapping[str, int]
+    doing: str
+    active: int
+
+
+def audit(
+    model: nn.Module,
+    data: Dataset,
+    threat: Threat,
+    *,
+    run: Path,
+    preset: str = "standard",
+    stages: Sequence[Stage] | None = None,
+    seed: int = 0,
+    precision: Precision = "auto",
+    batch_size: int | None = None,
+    block_size: int = 256,
+    resume: bool = False,
+    curves: bool = True,
+    spec: str = "",
+    weights: str | None = None,
+    card: Mapping[str, Any] | None = None,
+    command: str = "",
+    progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Give every image of `data` a verdict under `threat`, stored in the folder `run`; return what was found.
+
+    `stages` is a cascade of one's own in place of a `preset`. `spec`, `weights`, `card` and `command` say in the run
+    where the model came from and how the audit was called; `check` opens `spec` again. Blocks of `block_size` images
+    are stored one at a time, so a killed audit loses the block it is in and `resume` does what is missing. Which
+    verdict an image gets depends on the seed, its index and itself, not on `block_size`, `batch_size` or resuming.
+    `curves` adds accuracy against eps and loss paths for the report. `progress` is told before each stage.
+
+    Raises `CasemateError` before any gradient for what `refuse_unfit` refuses, for a folder that holds a run already
+    and for a resumed run with other settings; later when a file cannot be written or an attack fails. The run can be
+    resumed after that, after Ctrl-C and after being killed.
+    """
+    store = Store(run)
+    earlier = store.earlier(resume=resume)
+    if earlier is not None and precision == "auto":
+        # Measured by the first session; measuring again might choose otherwise and mix two searches in one run.
+        precision = earlier["precision"]
+    engine = Engine(model, precision=precision, batch_size=batch_size)
+    n_logits = refuse_unfit(engine, data)
+    cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
+    _refuse_cascade(cascade, block_size)
+    settle_precision(engine, data)
+    manifest = describe_run(
+        engine,
+        data,
+        threat,
+        cascade,
+        seed=seed,
+        preset=preset if stages is None else None,
+        batch_size=batch_size,
+        spec=spec,
+        weights=weights,
+        card=card or {},
+        command=command,
+    )
+    store.begin(manifest, earlier)
+    _copy_training_log(spec, run)
+    _run_blocks(store, engine, data, threat, cascade, seed, block_size, progress)
+    if curves:
+        _draw(store, engine, data, threat, seed, progress)
+    summary = summarise(store)
+    files.write_json(run / "summary.json", summary.as_json())
+    store.finish()
+    return summary
+
+
+def _run_blocks(
+    store: Store,
+    engine: Engine,
+    data: Dataset,
+    threat: Threat,
+    stages: Sequence[Stage],
+    seed: int,
+    block_size: int,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    device = device_of(engine.model)
+    for at in store.missing(len(data)).split(block_size):
+        if len(at):
+            x, y = data.images[at].to(device), data.labels[at].to(device)
+            tell = _teller(store, len(data), progress)
+            store.write(run_block(engine, x, y, at.to(device), threat, stages, seed, tell))
+
+
+def _draw(
+    store: Store,
+    engine: Engine,
+    data: Dataset,
+    threat: Threat,
+    seed: int,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Write curves.json where it is not there yet."""
+    path = store.run / "curves.json"
+    if path.exists():
+        return
+    device = device_of(engine.model)
+    x, y = data.images[: pictures.MAX_IMAGES].to(device), data.labels[: pictures.MAX_IMAGES].to(device)
+    tell = _teller(store, len(data), progress)
+    content = {"accuracy_against_eps": pictures.accuracy_against_eps(engine, x, y, threat, seed, tell)}
+    if tell is not None:
+        tell("loss paths", pictures.N_PATHS)
+    files.write_json(path, {**content, "loss_paths": pictures.loss_paths(engine, x, y, threat, seed)})
+
+
+def _teller(
+    store: Store, n: int, progress: Callable[[Progress], None] | None
+) -> Callable[[str, int], None] | None:
+    """The callback of one block: the counts of the store do not change while it runs."""
+    if progress is None:
+        return None
+    counts = count_verdicts(store.verdicts())
+    return lambda doing, active: progress(Progress(sum(counts.values()), n, counts, doing, active))
+
+
+def _refuse_cascade(stages: Sequence[Stage], block_size: int) -> None:
+    if block_size < 1:
+        raise CasemateError(f"the block size must be at least 1, not {block_size}")
+    names = [stage.name for stage in stages]
+    if not names:
+        raise CasemateError("an audit needs at least one attack: choose a preset or give stages")
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise CasemateError(f"two attacks of the cascade are called {twice!r}: give each a name of its own")
+
+
+def _copy_training_log(spec: str, run: Path) -> None:
+    """Keep the training curve with the run, so that the report needs no other folder."""
+    log = Path(spec) / "log.jsonl"
+    if spec and log.is_file():
+        with contextlib.suppress(OSError), files.replacing(run / "training.jsonl") as temporary:
+            shutil.copyfile(log, temporary)

@@ -1,0 +1,92 @@
+"""Two pictures of an audit: accuracy against eps, and the loss along many runs of PGD on the same images."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from casemate import rng
+from casemate.attacks import PGD, Worst, loss_path
+from casemate.audit.cascade import Stage, attempt
+from casemate.audit.manifest import settings
+from casemate.audit.statistics import clopper_pearson
+from casemate.gradients import Engine
+from casemate.losses import Labels
+from casemate.threat import Images, Linf, Threat
+
+MULTIPLES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5)
+MAX_IMAGES = 200
+N_PATHS, N_STARTS = 5, 20
+
+
+def accuracy_against_eps(
+    engine: Engine,
+    x: Images,
+    y: Labels,
+    threat: Threat,
+    seed: int,
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, Any]:
+    """Attacked accuracy on the first `MAX_IMAGES` images at 0 and at `MULTIPLES` of the audited eps, ascending.
+
+    PGD-20 on cross-entropy, then on the margin. The balls are nested: an adversarial image inside a ball is inside
+    every larger one around the same image, so an image broken at one eps counts as broken at all larger ones without
+    being tried again. The curve never rises for that reason, and costs less where it is low.
+    Intervals are Clopper-Pearson at 95%. The value at the audited eps is that of this attack, not of the audit.
+    """
+    x, y = x[:MAX_IMAGES], y[:MAX_IMAGES]
+    index = torch.arange(len(x), device=x.device)
+    keys = rng.image_keys(seed, index)
+    attack = Worst((PGD(n_steps=20), PGD(n_steps=20, loss="margin")))
+    right = engine.logits(x, keys=keys).argmax(dim=1) == y
+    grid, counts = [0.0], [int(right.sum())]
+    for eps in _grid(threat):
+        at = right.nonzero().squeeze(1)
+        stage = Stage(f"accuracy at eps {eps:.4g}", attack)
+        if progress is not None:
+            progress(stage.name, len(at))
+        if len(at):
+            ball = dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
+            right[at] = ~attempt(engine, stage, x[at], y[at], index[at], ball, rng.fold(keys[at], "eps")).broke
+        grid.append(eps)
+        counts.append(int(right.sum()))
+    return {
+        "n": len(x),
+        "eps": grid,
+        "attacked_accuracy": [count / len(x) for count in counts],
+        "interval": [list(clopper_pearson(count, len(x))) for count in counts],
+        "attack": settings(attack),
+    }
+
+
+def loss_paths(engine: Engine, x: Images, y: Labels, threat: Threat, seed: int) -> dict[str, Any]:
+    """The cross-entropy along `N_STARTS` runs of PGD-100 from random points, for the first `N_PATHS` correct images.
+
+    Madry et al. 2018, figures 1 and 5: where the runs end at much the same loss, first-order attacks have little left
+    to find. `loss` is indexed by image, start and step (n_steps + 1 values).
+    """
+    x, y = x[:MAX_IMAGES], y[:MAX_IMAGES]
+    attack = PGD(n_steps=100)
+    keys = rng.image_keys(seed, torch.arange(len(x), device=x.device))
+    right = engine.logits(x, keys=keys).argmax(dim=1) == y
+    chosen = right.nonzero().squeeze(1)[:N_PATHS]
+    paths = torch.empty(0, N_STARTS, attack.n_steps + 1)
+    if len(chosen):
+        copies = chosen.repeat_interleave(N_STARTS)
+        starts = torch.stack([rng.fold(keys[chosen], "loss path", start) for start in range(N_STARTS)], dim=1)
+        path = loss_path(engine, x[copies], y[copies], threat, keys=starts.flatten(), attack=attack)
+        paths = path.T.reshape(len(chosen), N_STARTS, -1)
+    return {
+        "indices": chosen.tolist(),
+        "n_starts": N_STARTS,
+        "loss": [[[round(value, 5) for value in run] for run in image] for image in paths.tolist()],
+        "attack": settings(attack),
+    }
+
+
+def _grid(threat: Threat) -> list[float]:
+    """Multiples of the audited eps; in linf a pixel cannot move by more than 1."""
+    grid = [multiple * threat.eps for multiple in MULTIPLES]
+    return sorted({min(eps, 1.0) for eps in grid}) if isinstance(threat, Linf) else grid
+

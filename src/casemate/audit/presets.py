@@ -1,0 +1,81 @@
+"""How hard an audit tries: the cascades that go by a name, cheap stages first.
+
+`standard` is meant to be no weaker than standard AutoAttack (Croce & Hein 2020). Whether it is, is measured apart from
+this file, on the same classifiers, and not claimed here.
+"""
+
+from collections.abc import Callable
+
+from casemate.attacks import FGSM, PGD, MultiTarget, Restarts
+from casemate.audit.cascade import Stage
+from casemate.errors import CasemateError
+from casemate.threat import Linf, Threat
+
+Preset = Callable[[Threat, int], tuple[Stage, ...]]
+
+
+def quick(threat: Threat, n_classes: int) -> tuple[Stage, ...]:
+    """One step, then 20 steps on two losses: a first look."""
+    return (_one_step(threat), _pgd(20, "cross-entropy"), _pgd(20, "margin"))
+
+
+def standard(threat: Threat, n_classes: int) -> tuple[Stage, ...]:
+    """`quick`, then 5 restarts of 100 steps on three losses and every likely wrong class in turn: what to report."""
+    return (
+        *quick(threat, n_classes),
+        _pgd(100, "cross-entropy", 5),
+        _pgd(100, "margin", 5),
+        *_ratio(n_classes),
+        *_multi_target(n_classes),
+    )
+
+
+def thorough(threat: Threat, n_classes: int) -> tuple[Stage, ...]:
+    """50 restarts of 100 steps, half of them on each of two losses, then the third loss and the targets twice."""
+    return (
+        _one_step(threat),
+        _pgd(40, "cross-entropy"),
+        _pgd(100, "margin", 25),
+        _pgd(100, "cross-entropy", 25),
+        *_ratio(n_classes),
+        *_multi_target(n_classes, 2),
+    )
+
+
+PRESETS: dict[str, Preset] = {"quick": quick, "standard": standard, "thorough": thorough}
+
+
+def by_name(name: str) -> Preset:
+    """The preset called `name`; raises `CasemateError` listing the known ones."""
+    if name not in PRESETS:
+        raise CasemateError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _one_step(threat: Threat) -> Stage:
+    # Without the sign, which is the step of linf alone, it is called the fast gradient method.
+    return Stage("FGSM" if isinstance(threat, Linf) else "FGM", FGSM())
+
+
+def _pgd(n_steps: int, loss: str, n_restarts: int = 1) -> Stage:
+    attack = PGD(n_steps=n_steps, loss=loss)
+    if n_restarts == 1:
+        return Stage(f"PGD-{n_steps} {loss}", attack)
+    return Stage(f"PGD-{n_steps} x {n_restarts} {loss}", Restarts(attack, n_restarts))
+
+
+def _ratio(n_classes: int) -> tuple[Stage, ...]:
+    """The difference of logits ratio, which two classes do not have."""
+    return (_pgd(100, "dlr", 5),) if n_classes >= 3 else ()
+
+
+def _multi_target(n_classes: int, n_restarts: int = 1) -> tuple[Stage, ...]:
+    """Towards each likely wrong class; with two classes there is one, and every attack aims at it already."""
+    if n_classes < 3:
+        return ()
+    n_targets = min(9, n_classes - 1)
+    attack = MultiTarget(PGD(n_steps=100, loss="margin"), n_targets)
+    name = f"MultiTarget {n_targets} x PGD-100 margin"
+    if n_restarts == 1:
+        return (Stage(name, attack),)
+    return (Stage(f"{name} x {n_restarts}", Restarts(attack, n_restarts)),)

@@ -1,0 +1,82 @@
+"""What an audit refuses before it spends a single gradient."""
+
+import torch
+
+from casemate import rng
+from casemate.audit.manifest import device_of
+from casemate.classifier import check_batch, check_logits
+from casemate.data import Dataset
+from casemate.errors import CasemateError
+from casemate.gradients import Engine, evaluating
+from casemate.losses import cross_entropy
+from casemate.threat import Images
+
+_CHUNK = 1024
+
+
+def refuse_unfit(engine: Engine, data: Dataset) -> int:
+    """Check that the classifier and the images can be audited, with one forward pass over all of them.
+
+    Returns the number of logits. Raises `CasemateError` where there are no images, an image is outside [0, 1], a label
+    is none of the classes, a weight is NaN or infinite, the classifier fails on images of this shape or answers with
+    anything but finite logits, probabilities among them, or with fewer logits than the data has classes.
+    """
+    if not len(data):
+        raise CasemateError("there are no images to audit: choose a limit of 1 or more")
+    check_batch(data.images, data.labels, data.n_classes)
+    _refuse_weights(engine)
+    n_logits = 0
+    for start in range(0, len(data), _CHUNK):
+        n_logits = _refuse_answers(engine, data, start)
+    if n_logits < data.n_classes:
+        raise CasemateError(
+            f"the model has {n_logits} logits and {data.name} has {data.n_classes} classes: "
+            "it must have one for each class"
+        )
+    return n_logits
+
+
+def settle_precision(engine: Engine, data: Dataset) -> None:
+    """The first gradient, on a few images: it fixes the precision of the search, or shows that there is none."""
+    device = device_of(engine.model)
+    x, y = data.images[:64].to(device), data.labels[:64].to(device)
+    try:
+        engine.gradient(x, y, cross_entropy, keys=_keys(0, x))
+    except CasemateError:
+        raise
+    except Exception as error:
+        raise CasemateError(
+            f"the model has no gradient with respect to its images ({_reason(error)}): "
+            "give the layers that break it a surrogate"
+        ) from error
+
+
+def _refuse_weights(engine: Engine) -> None:
+    for name, weight in engine.model.named_parameters():
+        if not weight.isfinite().all():
+            raise CasemateError(f"the model holds NaN or infinite weights in {name!r}; use weights from before that")
+
+
+def _refuse_answers(engine: Engine, data: Dataset, start: int) -> int:
+    x = data.images[start : start + _CHUNK].to(device_of(engine.model))
+    try:
+        if start == 0:
+            # The engine takes what it is given for a tensor, so the kind of the answer is looked at first.
+            with evaluating(engine.model), torch.inference_mode(), rng.drawing_from(_keys(0, x[:2])):
+                check_logits(engine.model(x[:2]), len(x[:2]), what="the model")
+        return engine.logits(x, keys=_keys(start, x)).shape[1]
+    except CasemateError as error:
+        raise error if start == 0 else CasemateError(f"in the batch from image {start} on, {error}") from error
+    except Exception as error:
+        raise CasemateError(
+            f"the model cannot take images of shape {list(x.shape[1:])}: {_reason(error)}"
+        ) from error
+
+
+def _keys(start: int, x: Images) -> rng.Keys:
+    """Any keys will do, but without keys a randomised classifier would draw from the caller's global generator."""
+    return rng.image_keys(0, torch.arange(start, start + len(x), device=x.device))
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

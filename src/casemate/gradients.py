@@ -1,0 +1,300 @@
+"""The engine every attack uses: logits of the classifier as it is, and input gradients found as fast as possible.
+
+A claim is only ever made from `Engine.logits`, the user's own module in its own precision. A search uses
+`Engine.gradient`, which works on a private copy of the classifier: weights frozen, channels_last, in bfloat16 where
+that is measured to be faster, in batches that fit the memory, with the surrogates (BPDA) and the averaging over random
+draws (EOT) that the classifier's own layers declare. The user's module is never changed.
+"""
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+
+from torch import Tensor, nn
+
+from casemate import rng
+from casemate.classifier import check_logits
+from casemate.errors import CasemateError
+from casemate.losses import Labels, Logits, Loss
+from casemate.threat import Images
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# Matrix kernels round small or odd batches differently; whole multiples of this give each image the same bits in any
+# batch (measured: oneDNN and MKL on x86-64), so that a verdict does not depend on the batch an image is in.
+BATCH_MULTIPLE = 8
+# Activations beyond the last-level cache make the gradient of small networks up to 1.8 times slower on a CPU.
+CPU_WORKING_SET = 32 * 2**20
+MAX_BATCH = 1024
+# Athalye et al. 2018 use 10 to 30 draws to average the gradient of a randomised defence.
+EOT_DRAWS = 16
+
+_faster_precision: dict[tuple[str, str, tuple[int, ...]], torch.dtype] = {}
+
+
+class Engine:
+    """A classifier made ready for attack; what it computes for an image does not depend on the batch it is in.
+
+    `precision` is that of the search alone: "auto" measures once per process, device and architecture.
+    `batch_size` is the number of images in one pass; None chooses it from the memory one image takes, and either is
+    halved for good when the device runs out of memory.
+    """
+
+    def __init__(self, model: nn.Module, *, precision: Precision = "auto", batch_size: int | None = None) -> None:
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise CasemateError(f"unknown precision {precision!r}: choose auto, float32 or bfloat16")
+        if batch_size is not None and batch_size < 1:
+            raise CasemateError(f"the batch size must be at least 1, not {batch_size}")
+        self.model = model
+        self.precision: Precision = precision
+        self.batch_size = batch_size
+        self.stochastic = any(getattr(module, "stochastic", False) for module in model.modules())
+        self._search: nn.Module | None = None
+        self._dtype = torch.float32
+
+    def logits(self, x: Images, *, keys: rng.Keys | None = None) -> Logits:
+        """The classifier's own answer, in eval mode and inference mode: float32 [batch, classes].
+
+        `keys` fix the draws of a randomised classifier. Raises `CasemateError` when the answer is not finite logits.
+        """
+        draw = None if keys is None else rng.fold(keys, "verdict")
+
+        def run(part: slice, images: Images) -> Tensor:
+            with torch.inference_mode(), rng.drawing_from(_padded_keys(draw, part, len(images))):
+                return self.model(images)
+
+        with evaluating(self.model):
+            (logits,) = self._batched(x, lambda part, images: (run(part, images),))
+        logits = logits.float()
+        check_logits(logits, len(x), what="the model")
+        return logits
+
+    def gradient(
+        self, x: Images, y: Labels, loss: Loss, *, target: Tensor | None = None, keys: rng.Keys | None = None
+    ) -> tuple[Images, Logits]:
+        """The gradient of `loss` for each image with respect to that image alone, and the logits at x.
+
+        `target` [batch, ...] goes to the loss. Both results are float32; a gradient that is not finite counts as zero.
+        For a randomised classifier both are means over `EOT_DRAWS` draws made from `keys` (expectation over
+        transformation, Athalye et al. 2018, section 4.2).
+        """
+        search = self._search_model(x)
+
+        def run(part: slice, images: Images) -> tuple[Tensor, Tensor]:
+            size = len(images)
+            labels = _padded(y[part], size)
+            targets = None if target is None else _padded(target[part], size)
+            # Leaf of the graph in float32: the cast is part of it, so the gradient comes back in float32.
+            leaf = images.detach().requires_grad_(True)
+            logits = search(_laid_out(leaf, self._dtype)).float()
+            # Summed, so that one image's gradient does not depend on how many others there are.
+            (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), leaf)
+            return gradient, logits.detach()
+
+        def averaged(part: slice, images: Images) -> tuple[Tensor, Tensor]:
+            if not self.stochastic:
+                return run(part, images)
+            total_gradient, total_logits = torch.zeros_like(images), torch.zeros((), device=images.device)
+            for draw in range(EOT_DRAWS):
+                draw_keys = None if keys is None else rng.fold(keys, "eot", draw)
+                with rng.drawing_from(_padded_keys(draw_keys, part, len(images))):
+                    gradient, logits = run(part, images)
+                total_gradient += gradient / EOT_DRAWS
+                total_logits = total_logits + logits / EOT_DRAWS
+            return total_gradient, total_logits
+
+        gradient, logits = self._batched(x, averaged)
+        return torch.nan_to_num_(gradient, nan=0.0, posinf=0.0, neginf=0.0), logits
+
+    def refresh(self) -> None:
+        """Copy the weights again after the classifier was trained on; cheap beside one gradient."""
+        if self._search is not None:
+            with torch.no_grad():
+                for mine, theirs in zip(_state(self._search), _state(self.model), strict=True):
+                    mine.copy_(theirs)
+
+    @property
+    def search_precision(self) -> str:
+        """What the search runs in: "float32" or "bfloat16"; known after the first gradient."""
+        return str(self._dtype).removeprefix("torch.")
+
+    def _search_model(self, x: Images) -> nn.Module:
+        if self._search is None:
+            self._dtype = self._choose_dtype(x)
+            self._search = _search_copy(self.model, self._dtype)
+        return self._search
+
+    def _choose_dtype(self, x: Images) -> torch.dtype:
+        if self.precision != "auto":
+            return torch.float32 if self.precision == "float32" else torch.bfloat16
+        if not len(x) or not _may_be_faster_in_bfloat16(x.device):
+            return torch.float32
+        shapes = tuple(value for parameter in self.model.parameters() for value in parameter.shape)
+        key = (str(x.device), type(self.model).__qualname__, (*x.shape[1:], *shapes))
+        if key not in _faster_precision:
+            _faster_precision[key] = _measure_faster(self.model, x[:64])
+        return _faster_precision[key]
+
+    def _batched(
+        self, x: Images, run: Callable[[slice, Images], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """Call `run` on consecutive batches, each padded to a whole multiple; join the results without the padding."""
+        if self.batch_size is None:
+            self.batch_size = _choose_batch_size(self.model, x)
+        results: list[tuple[Tensor, ...]] = []
+        start = 0
+        while start < len(x) or not results:
+            part = slice(start, min(start + self.batch_size, len(x)))
+            size = part.stop - part.start
+            images = _padded(x[part], -(-max(size, 1) // BATCH_MULTIPLE) * BATCH_MULTIPLE) if size else x
+            try:
+                results.append(tuple(result[:size] for result in run(part, images)))
+                start = part.stop
+                continue
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            if self.batch_size <= BATCH_MULTIPLE:
+                raise CasemateError(f"{BATCH_MULTIPLE} images do not fit the memory of {x.device}: {message}")
+            self.batch_size = max(BATCH_MULTIPLE, self.batch_size // 2)
+            if x.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return tuple(torch.cat(column) for column in zip(*results, strict=True))
+
+
+Classifier = nn.Module | Engine
+
+
+def engine_for(model: Classifier) -> Engine:
+    """`model` itself where it is an engine already, else a new one around it with everything chosen by measurement."""
+    return model if isinstance(model, Engine) else Engine(model)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode while open; afterwards every submodule is in the mode it was in before, also on an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward: the exact output. Backward: the gradient goes to the stand-in (BPDA, Athalye et al. 2018, section 4.1)."""
+
+    @staticmethod
+    def forward(ctx: Any, exact: Tensor, stand_in: Tensor) -> Tensor:
+        if exact.shape != stand_in.shape:
+            raise CasemateError(
+                f"a surrogate must return the shape of its layer, {list(exact.shape)}, not {list(stand_in.shape)}"
+            )
+        return exact.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+def _search_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A frozen copy in eval mode and channels_last whose declared layers use their surrogate on the backward pass."""
+    search = copy.deepcopy(model).eval().requires_grad_(False)
+    if dtype != torch.float32:
+        search = search.to(dtype)
+    search = search.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in list(search.modules()):
+        if getattr(module, "surrogate", None) is not None:
+            _use_surrogate(module)
+    return search
+
+
+def _use_surrogate(module: nn.Module) -> None:
+    """Make this (copied) layer answer with its own forward pass and differentiate its surrogate."""
+    exact = module.forward
+    surrogate: Callable[..., Tensor] = module.surrogate  # type: ignore[assignment]
+
+    def forward(*inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            output = exact(*inputs)
+        return _StraightThrough.apply(output, surrogate(*inputs))
+
+    module.forward = forward
+
+
+def _laid_out(x: Images, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _padded(values: Tensor, size: int) -> Tensor:
+    """`values` with its first entry repeated at the end up to `size` entries."""
+    missing = size - len(values)
+    return values if missing == 0 else torch.cat([values, values[:1].expand(missing, *values.shape[1:])])
+
+
+def _padded_keys(keys: rng.Keys | None, part: slice, size: int) -> rng.Keys | None:
+    return None if keys is None else _padded(keys[part], size)
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _choose_batch_size(model: nn.Module, x: Images) -> int:
+    """As many images as fit the working set by the memory that autograd keeps for one of them."""
+    if not len(x):
+        return MAX_BATCH
+    weights = {tensor.untyped_storage().data_ptr() for tensor in _state(model)}
+    kept = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    probe = x[:1].detach().clone().requires_grad_(True)
+    with evaluating(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(probe)
+    budget = CPU_WORKING_SET
+    if x.device.type == "cuda":
+        budget = torch.cuda.mem_get_info(x.device)[0] // 3
+    fits = budget // max(kept, 1) // BATCH_MULTIPLE * BATCH_MULTIPLE
+    return int(min(max(fits, BATCH_MULTIPLE), MAX_BATCH if x.device.type != "cuda" else 8 * MAX_BATCH))
+
+
+def _may_be_faster_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def _measure_faster(model: nn.Module, x: Images) -> torch.dtype:
+    """float32 or bfloat16, whichever takes less time for an input gradient; float32 where bfloat16 does not run."""
+    seconds = {torch.float32: _gradient_seconds(_search_copy(model, torch.float32), x, torch.float32)}
+    with contextlib.suppress(RuntimeError):
+        seconds[torch.bfloat16] = _gradient_seconds(_search_copy(model, torch.bfloat16), x, torch.bfloat16)
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _gradient_seconds(search: nn.Module, x: Images, dtype: torch.dtype) -> float:
+    """The least of five timings after one warm-up."""
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        leaf = x.detach().requires_grad_(True)
+        torch.autograd.grad(search(_laid_out(leaf, dtype)).float().sum(), leaf)
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,67 @@
+"""The architectures by name. A new one is one file, and one line in `ARCHITECTURES`.
+
+Each is a function whose arguments all have defaults and fit into JSON, and whose docstring's first line is its source.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from casemate.errors import CasemateError
+from casemate.models.madry_cifar import madry_cifar as madry_cifar
+from casemate.models.madry_mnist import madry_mnist as madry_mnist
+from casemate.models.preact_resnet import preact_resnet as preact_resnet
+from casemate.models.small import fast_at as fast_at
+from casemate.models.small import small_cnn as small_cnn
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "madry-mnist": madry_mnist,
+    "madry-cifar": madry_cifar,
+    "preact-resnet": preact_resnet,
+    "fast-at": fast_at,
+    "small-cnn": small_cnn,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A row of `describe`: an architecture with its default arguments and its parameter count at these."""
+
+    name: str
+    arguments: dict[str, Any]
+    n_parameters: int
+    source: str
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """A new network of the architecture `name`, freshly initialised from PyTorch's global generator.
+
+    Raises `CasemateError` for an unknown name or argument, listing the known ones, and for values out of range.
+    """
+    if name not in ARCHITECTURES:
+        raise CasemateError(f"there is no architecture {name!r}; choose one of {', '.join(ARCHITECTURES)}")
+    known = _defaults(name)
+    for argument in arguments:
+        if argument not in known:
+            raise CasemateError(f"{name} has no argument {argument!r}; it takes {', '.join(known)}")
+    return ARCHITECTURES[name](**arguments)
+
+
+def describe() -> list[Architecture]:
+    """One row for each architecture, in the order listed; nothing is allocated."""
+    rows = []
+    for name, builder in ARCHITECTURES.items():
+        with torch.device("meta"):
+            n_parameters = sum(parameter.numel() for parameter in builder().parameters())
+        source = (inspect.getdoc(builder) or "").partition("\n")[0]
+        rows.append(Architecture(name, _defaults(name), n_parameters, source))
+    return rows
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    parameters = inspect.signature(ARCHITECTURES[name]).parameters
+    return {argument: parameter.default for argument, parameter in parameters.items()}

@@ -1,0 +1,1 @@
+"""Training: one loop (`train.py`), one objective a file, recipes in YAML."""

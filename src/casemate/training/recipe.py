@@ -1,0 +1,159 @@
+"""Recipes: what to train, on what, how; written as YAML, validated before anything is computed."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from casemate.errors import CasemateError
+from casemate.threat import parse
+from casemate.training.adversarial import Adversarial
+from casemate.training.fast import Fast
+from casemate.training.natural import Natural
+from casemate.training.objective import Ball, Objective
+from casemate.training.schedule import Shape
+from casemate.training.trades import Trades
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NaturalSettings(_Strict):
+    """Cross-entropy on clean images."""
+
+    kind: Literal["natural"]
+    label_smoothing: Share = 0.0
+
+    def build(self, threat: Ball) -> Objective:
+        return Natural(self.label_smoothing)
+
+
+class AdversarialSettings(_Strict):
+    """PGD (or, with one step, FGSM) adversarial training."""
+
+    kind: Literal["adversarial"]
+    n_steps: PositiveInt = 40
+    step_size: Positive | None = None
+    random_start: bool = True
+    warm_up: Share = 0.0
+    label_smoothing: Share = 0.0
+    loss: Literal["cross-entropy", "margin", "dlr"] = "cross-entropy"
+
+    def build(self, threat: Ball) -> Objective:
+        return Adversarial(threat, **self.model_dump(exclude={"kind"}))
+
+
+class FastSettings(_Strict):
+    """Single-step training: FGSM-RS or N-FGSM."""
+
+    kind: Literal["fast"]
+    method: Literal["rs", "n-fgsm"] = "rs"
+    step_size: Positive | None = None
+    warm_up: Share = 0.0
+    label_smoothing: Share = 0.0
+
+    def build(self, threat: Ball) -> Objective:
+        return Fast(threat, **self.model_dump(exclude={"kind"}))
+
+
+class TradesSettings(_Strict):
+    """TRADES."""
+
+    kind: Literal["trades"]
+    beta: Positive = 6.0
+    n_steps: PositiveInt = 10
+    step_size: Positive | None = None
+    warm_up: Share = 0.0
+    label_smoothing: Share = 0.0
+
+    def build(self, threat: Ball) -> Objective:
+        return Trades(threat, **self.model_dump(exclude={"kind"}))
+
+
+class ModelSettings(_Strict):
+    """An architecture of `casemate models` and its arguments."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class OptimiserSettings(_Strict):
+    """Adam or SGD with Nesterov momentum; `lr` is the peak of the schedule. Weight decay is AdamW's or SGD's own."""
+
+    kind: Literal["adam", "sgd"] = "adam"
+    lr: Positive = 1e-3
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Shape = "linear"
+    warm_up: Share = 0.0
+
+
+class CheckSettings(_Strict):
+    """The check on held-out training images: after every `every` epochs, FGSM and PGD with `n_steps` steps."""
+
+    n: PositiveInt = 500
+    every: PositiveInt = 1
+    n_steps: PositiveInt = 20
+    patience: PositiveInt | None = None
+
+
+class Recipe(_Strict):
+    """One training run. `train_threat` is what the objective trains on where that differs from `threat`.
+
+    `threat` is what the network is to resist and is checked against. `hold_out` training images are never trained on.
+    `average` is the decay of the weight average (None: the last iterate is kept). With `check.patience` set, training
+    stops after so many checks without a better attacked accuracy and the best weights are kept.
+    """
+
+    data: str
+    model: ModelSettings
+    objective: Annotated[
+        NaturalSettings | AdversarialSettings | FastSettings | TradesSettings, Field(discriminator="kind")
+    ]
+    threat: str
+    train_threat: str | None = None
+    optimiser: OptimiserSettings = OptimiserSettings()
+    epochs: Positive = 10
+    batch_size: PositiveInt = 128
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    augment: Literal["none", "shift", "crop-flip"] = "none"
+    hold_out: PositiveInt = 1000
+    check: CheckSettings = CheckSettings()
+    seed: int = 0
+
+    @pydantic.field_validator("threat", "train_threat")
+    @classmethod
+    def _known_threat(cls, value: str | None) -> str | None:
+        return None if value is None else str(parse(value))
+
+    def build_objective(self) -> Objective:
+        return self.objective.build(parse(self.train_threat or self.threat))
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a YAML file; raises `CasemateError` naming the file, the first wrong entry and what was expected."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise CasemateError(f"{path} is absent: name a recipe file, or one of `casemate train --list`") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CasemateError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    return from_dict(content, str(path))
+
+
+def from_dict(content: Any, source: str) -> Recipe:
+    """A validated recipe; `source` names where it came from in the error of one sentence."""
+    if not isinstance(content, dict):
+        raise CasemateError(f"{source} must hold entries such as `data: mnist`, not {type(content).__name__}")
+    try:
+        return Recipe(**content)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the recipe"
+        raise CasemateError(f"{source}: {place}: {first['msg'].removeprefix('Value error, ')}") from None
