@@ -10,10 +10,9 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-
 from torch import Tensor, nn
 
 from casemate import rng
@@ -45,8 +44,7 @@ class Engine:
     """
 
     def __init__(self, model: nn.Module, *, precision: Precision = "auto", batch_size: int | None = None) -> None:
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise CasemateError(f"unknown precision {precision!r}: choose auto, float32 or bfloat16")
+        check_precision(precision)
         if batch_size is not None and batch_size < 1:
             raise CasemateError(f"the batch size must be at least 1, not {batch_size}")
         self.model = model
@@ -139,9 +137,7 @@ class Engine:
             _faster_precision[key] = _measure_faster(self.model, x[:64])
         return _faster_precision[key]
 
-    def _batched(
-        self, x: Images, run: Callable[[slice, Images], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
+    def _batched(self, x: Images, run: Callable[[slice, Images], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Call `run` on consecutive batches, each padded to a whole multiple; join the results without the padding."""
         if self.batch_size is None:
             self.batch_size = _choose_batch_size(self.model, x)
@@ -175,6 +171,14 @@ def engine_for(model: Classifier) -> Engine:
     return model if isinstance(model, Engine) else Engine(model)
 
 
+def check_precision(name: str) -> Precision:
+    """`name` as a precision; raises `CasemateError` listing the known ones."""
+    for known in get_args(Precision):
+        if name == known:
+            return known
+    raise CasemateError(f"unknown precision {name!r}: choose one of {', '.join(get_args(Precision))}")
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode while open; afterwards every submodule is in the mode it was in before, also on an exception."""
@@ -188,7 +192,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward: the exact output. Backward: the gradient goes to the stand-in (BPDA, Athalye et al. 2018, section 4.1)."""
+    """Forward: the exact output; backward: through the stand-in (BPDA, Athalye et al. 2018, section 4.1)."""
 
     @staticmethod
     def forward(ctx: Any, exact: Tensor, stand_in: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def dlr(logits: Logits, y: Labels, target: Tensor | None = None) -> Values:
 
 
 def divergence(logits: Logits, y: Labels, target: Tensor | None = None) -> Values:
-    """KL(p || softmax(z)) with p = `target` [batch, classes], the answer to move away from (Zhang et al. 2019, eq. 5)."""
+    """KL(p || softmax(z)), p = `target` [batch, classes] the answer to move away from (Zhang et al. 2019, eq. 5)."""
     assert target is not None, "divergence needs the distribution it moves away from"
     return F.kl_div(logits.log_softmax(dim=1), target, reduction="none").sum(dim=1)
 

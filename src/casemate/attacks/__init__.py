@@ -1,5 +1,7 @@
 """Attacks: one a file, each a frozen dataclass of settings that is called as attack(model, x, y, threat, keys=keys)."""
 
+from casemate.attacks.evaluate import Outcome as Outcome
+from casemate.attacks.evaluate import evaluate as evaluate
 from casemate.attacks.fgsm import FGSM as FGSM
 from casemate.attacks.pgd import PGD as PGD
 from casemate.attacks.pgd import loss_path as loss_path

@@ -107,9 +107,7 @@ def maximise(
     return x_adv
 
 
-def loss_path(
-    model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, attack: PGD
-) -> Tensor:
+def loss_path(model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, attack: PGD) -> Tensor:
     """The loss at every point of one run of `attack` per image, float32 [n_steps + 1, N] (Madry et al., figure 1)."""
     values: list[Values] = []
     start = threat.sample(x, rng.fold(keys, "start")) if attack.random_start else x
@@ -134,9 +132,7 @@ def ranked_class(logits: Logits, y: Labels, rank: int) -> Labels:
     return wrong[:, min(rank, logits.shape[1] - 1) - 1]
 
 
-def _step(
-    x_adv: Images, gradient: Images, x: Images, threat: Threat, step_size: float, keys: rng.Keys
-) -> Images:
+def _step(x_adv: Images, gradient: Images, x: Images, threat: Threat, step_size: float, keys: rng.Keys) -> Images:
     stalled = gradient.flatten(1).abs().amax(dim=1) == 0
     if stalled.any():
         # A flat spot has no direction of ascent; a random one leaves it, where sign(0) = 0 would stay for good.

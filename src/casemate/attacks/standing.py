@@ -20,9 +20,7 @@ class Attack(Protocol):
     shape, each inside the threat model: an adversarial one where it found one, else the one of largest margin loss.
     """
 
-    def __call__(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys
-    ) -> Images: ...
+    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images: ...
 
 
 def excess(logits: Logits, y: Labels, targets: Labels | None = None) -> Values:

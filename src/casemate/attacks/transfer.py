@@ -1,4 +1,4 @@
-"""Black-box transfer: adversarial images made on another classifier (Szegedy et al. 2014; Madry et al. 2018, table 1)."""
+"""Black-box transfer: adversarial images made on another classifier (Madry et al. 2018, table 1)."""
 
 from dataclasses import dataclass, field
 

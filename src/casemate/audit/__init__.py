@@ -4,9 +4,9 @@ from casemate.audit.audit import Progress as Progress
 from casemate.audit.audit import audit as audit
 from casemate.audit.cascade import Stage as Stage
 from casemate.audit.check import CheckResult as CheckResult
-from casemate.audit.check import Failure as Failure
 from casemate.audit.check import check as check
 from casemate.audit.presets import PRESETS as PRESETS
+from casemate.audit.replay import Failure as Failure
 from casemate.audit.statistics import Bracket as Bracket
 from casemate.audit.statistics import clopper_pearson as clopper_pearson
 from casemate.audit.store import Store as Store

@@ -1,16 +1,17 @@
 """The audit: a verdict for every image, stored with its evidence as it is found, and the bracket around them."""
 
 import contextlib
-import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from casemate import files
-from casemate.audit import curves as pictures
+from casemate.audit import curves as curve
 from casemate.audit import presets
 from casemate.audit.cascade import Stage, run_block
 from casemate.audit.manifest import describe_run, device_of
@@ -70,7 +71,7 @@ def audit(
     earlier = store.earlier(resume=resume)
     if earlier is not None and precision == "auto":
         # Measured by the first session; measuring again might choose otherwise and mix two searches in one run.
-        precision = earlier["precision"]
+        precision = earlier.get("precision", precision)
     engine = Engine(model, precision=precision, batch_size=batch_size)
     n_logits = refuse_unfit(engine, data)
     cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
@@ -91,62 +92,56 @@ def audit(
     )
     store.begin(manifest, earlier)
     _copy_training_log(spec, run)
-    _run_blocks(store, engine, data, threat, cascade, seed, block_size, progress)
+    session = _Session(store, engine, data, threat, seed, progress)
+    session.run_blocks(cascade, block_size)
     if curves:
-        _draw(store, engine, data, threat, seed, progress)
+        session.draw()
     summary = summarise(store)
     files.write_json(run / "summary.json", summary.as_json())
     store.finish()
     return summary
 
 
-def _run_blocks(
-    store: Store,
-    engine: Engine,
-    data: Dataset,
-    threat: Threat,
-    stages: Sequence[Stage],
-    seed: int,
-    block_size: int,
-    progress: Callable[[Progress], None] | None,
-) -> None:
-    device = device_of(engine.model)
-    for at in store.missing(len(data)).split(block_size):
-        if len(at):
-            x, y = data.images[at].to(device), data.labels[at].to(device)
-            tell = _teller(store, len(data), progress)
-            store.write(run_block(engine, x, y, at.to(device), threat, stages, seed, tell))
+@dataclass(frozen=True)
+class _Session:
+    """What every part of one call of `audit` needs."""
 
+    store: Store
+    engine: Engine
+    data: Dataset
+    threat: Threat
+    seed: int
+    progress: Callable[[Progress], None] | None
 
-def _draw(
-    store: Store,
-    engine: Engine,
-    data: Dataset,
-    threat: Threat,
-    seed: int,
-    progress: Callable[[Progress], None] | None,
-) -> None:
-    """Write curves.json where it is not there yet."""
-    path = store.run / "curves.json"
-    if path.exists():
-        return
-    device = device_of(engine.model)
-    x, y = data.images[: pictures.MAX_IMAGES].to(device), data.labels[: pictures.MAX_IMAGES].to(device)
-    tell = _teller(store, len(data), progress)
-    content = {"accuracy_against_eps": pictures.accuracy_against_eps(engine, x, y, threat, seed, tell)}
-    if tell is not None:
-        tell("loss paths", pictures.N_PATHS)
-    files.write_json(path, {**content, "loss_paths": pictures.loss_paths(engine, x, y, threat, seed)})
+    def run_blocks(self, stages: Sequence[Stage], block_size: int) -> None:
+        """Give a verdict to the images that have none yet."""
+        device = device_of(self.engine.model)
+        counts = Counter(count_verdicts(self.store.verdicts()))
+        for at in self.store.missing(len(self.data)).split(block_size):
+            if len(at):
+                x, y = self.data.images[at].to(device), self.data.labels[at].to(device)
+                tell = partial(self.tell, dict(counts))
+                block = run_block(self.engine, x, y, at.to(device), self.threat, stages, self.seed, tell)
+                self.store.write(block)
+                counts.update(count_verdicts(block.verdicts()))
+        self.tell(dict(counts), "all images have a verdict", 0)
 
+    def draw(self) -> None:
+        """Write curves.json where it is not there yet."""
+        path = self.store.run / "curves.json"
+        if path.exists():
+            return
+        device = device_of(self.engine.model)
+        x, y = self.data.images[: curve.MAX_IMAGES].to(device), self.data.labels[: curve.MAX_IMAGES].to(device)
+        tell = partial(self.tell, count_verdicts(self.store.verdicts()))
+        accuracy = curve.accuracy_against_eps(self.engine, x, y, self.threat, self.seed, tell)
+        tell("loss paths", curve.N_PATHS)
+        paths = curve.loss_paths(self.engine, x, y, self.threat, self.seed)
+        files.write_json(path, {"accuracy_against_eps": accuracy, "loss_paths": paths})
 
-def _teller(
-    store: Store, n: int, progress: Callable[[Progress], None] | None
-) -> Callable[[str, int], None] | None:
-    """The callback of one block: the counts of the store do not change while it runs."""
-    if progress is None:
-        return None
-    counts = count_verdicts(store.verdicts())
-    return lambda doing, active: progress(Progress(sum(counts.values()), n, counts, doing, active))
+    def tell(self, counts: Mapping[str, int], doing: str, active: int) -> None:
+        if self.progress is not None:
+            self.progress(Progress(sum(counts.values()), len(self.data), counts, doing, active))
 
 
 def _refuse_cascade(stages: Sequence[Stage], block_size: int) -> None:
@@ -164,5 +159,5 @@ def _copy_training_log(spec: str, run: Path) -> None:
     """Keep the training curve with the run, so that the report needs no other folder."""
     log = Path(spec) / "log.jsonl"
     if spec and log.is_file():
-        with contextlib.suppress(OSError), files.replacing(run / "training.jsonl") as temporary:
-            shutil.copyfile(log, temporary)
+        with contextlib.suppress(OSError):
+            files.write_bytes(run / "training.jsonl", log.read_bytes())

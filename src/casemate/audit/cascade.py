@@ -63,12 +63,12 @@ def run_block(
     x_adv, logits = x.clone(), clean.clone()  # the worst point so far for each image
     broke = torch.zeros(len(x), len(stages), dtype=torch.bool, device=x.device)
 
-    def run(place: int, mask: Bool[Tensor, "batch"]) -> tuple[Int64[Tensor, "some"], Attempt] | None:
+    def run(place: int, mask: Bool[Tensor, "batch"], suffix: str = "") -> tuple[Int64[Tensor, "some"], Attempt] | None:
         at = mask.nonzero().squeeze(1)
         if not len(at):
             return None
         if progress is not None:
-            progress(stages[place].name, len(at))
+            progress(stages[place].name + suffix, len(at))
         found = attempt(engine, stages[place], x[at], y[at], index[at], threat, keys[at])
         broke[at, place] = found.broke
         return at, found
@@ -87,7 +87,7 @@ def run_block(
     # One stage per image so far, or none: then the first is stage 0, which was tried on it already.
     first = broke.int().argmax(dim=1)
     for place in range(1, len(stages)):
-        run(place, broke.any(dim=1) & (first < place))
+        run(place, broke.any(dim=1) & (first < place), " on broken images")
     attribution = time.perf_counter() - start
 
     return Block(

@@ -89,4 +89,3 @@ def _grid(threat: Threat) -> list[float]:
     """Multiples of the audited eps; in linf a pixel cannot move by more than 1."""
     grid = [multiple * threat.eps for multiple in MULTIPLES]
     return sorted({min(eps, 1.0) for eps in grid}) if isinstance(threat, Linf) else grid
-

@@ -85,10 +85,10 @@ def describe_run(
 def settings(attack: object) -> Any:
     """The settings of an attack as JSON values, with those of the attacks inside it; a network by its fingerprint."""
     if isinstance(attack, nn.Module):
-        return {"network": type(attack).__qualname__, "sha256": checkpoint.fingerprint(attack)}
+        return {"kind": type(attack).__qualname__, "sha256": checkpoint.fingerprint(attack)}
     if dataclasses.is_dataclass(attack) and not isinstance(attack, type):
         values = {field.name: settings(getattr(attack, field.name)) for field in dataclasses.fields(attack)}
-        return {"attack": type(attack).__qualname__, **values}
+        return {"kind": type(attack).__qualname__, **values}
     if isinstance(attack, (list, tuple)):
         return [settings(value) for value in attack]
     if attack is None or isinstance(attack, (bool, int, float, str)):

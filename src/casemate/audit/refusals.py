@@ -68,9 +68,7 @@ def _refuse_answers(engine: Engine, data: Dataset, start: int) -> int:
     except CasemateError as error:
         raise error if start == 0 else CasemateError(f"in the batch from image {start} on, {error}") from error
     except Exception as error:
-        raise CasemateError(
-            f"the model cannot take images of shape {list(x.shape[1:])}: {_reason(error)}"
-        ) from error
+        raise CasemateError(f"the model cannot take images of shape {list(x.shape[1:])}: {_reason(error)}") from error
 
 
 def _keys(start: int, x: Images) -> rng.Keys:

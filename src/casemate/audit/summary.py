@@ -94,8 +94,8 @@ def _count_attacks(verdicts: pl.DataFrame, names: list[str], seconds: Mapping[st
     broken = verdicts.filter(pl.col("verdict") == BROKEN)
     counts = []
     for name in names:
-        broke = int((broken["attack"] == name).sum())
-        alone = int((broken["broken_by"].list.len() == 1).and_(broken["attack"] == name).sum())
-        counts.append(AttackCount(name, standing, broke, alone, seconds.get(name, 0.0)))
-        standing -= broke
+        mine = broken.filter(pl.col("attack") == name)
+        alone = int((mine["broken_by"].list.len() == 1).sum())
+        counts.append(AttackCount(name, standing, len(mine), alone, seconds.get(name, 0.0)))
+        standing -= len(mine)
     return tuple(counts)

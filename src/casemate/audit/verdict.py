@@ -21,21 +21,21 @@ VERDICTS = (MISCLASSIFIED, BROKEN, CERTIFIED, UNRESOLVED)
 
 VERDICT_SCHEMA = pl.Schema(
     {
-        "index": pl.Int64,
-        "label": pl.Int64,
-        "verdict": pl.String,
-        "prediction": pl.Int64,
-        "confidence": pl.Float64,
-        "attack": pl.String,
-        "adversarial_prediction": pl.Int64,
-        "adversarial_confidence": pl.Float64,
-        "distance": pl.Float64,
-        "margin": pl.Float64,
-        "evidence_sha256": pl.String,
-        "broken_by": pl.List(pl.String),
+        "index": pl.Int64(),
+        "label": pl.Int64(),
+        "verdict": pl.String(),
+        "prediction": pl.Int64(),
+        "confidence": pl.Float64(),
+        "attack": pl.String(),
+        "adversarial_prediction": pl.Int64(),
+        "adversarial_confidence": pl.Float64(),
+        "distance": pl.Float64(),
+        "margin": pl.Float64(),
+        "evidence_sha256": pl.String(),
+        "broken_by": pl.List(pl.String()),
     }
 )
-EVIDENCE_SCHEMA = pl.Schema({"index": pl.Int64, "shape": pl.List(pl.Int64), "image": pl.Binary})
+EVIDENCE_SCHEMA = pl.Schema({"index": pl.Int64(), "shape": pl.List(pl.Int64()), "image": pl.Binary()})
 
 
 @dataclass(frozen=True)

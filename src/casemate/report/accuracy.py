@@ -39,9 +39,7 @@ def curve(curves: Mapping[str, Any] | None) -> Curve | None:
     if not found or not found["eps"]:
         return None
     low, high = zip(*found["interval"], strict=True)
-    return Curve(
-        found["n"], tuple(found["eps"]), tuple(found["attacked_accuracy"]), low, high, found.get("attack")
-    )
+    return Curve(found["n"], tuple(found["eps"]), tuple(found["attacked_accuracy"]), low, high, found.get("attack"))
 
 
 def figure_of_one(curve: Curve, summary: Mapping[str, Any]) -> Markup:
@@ -51,14 +49,17 @@ def figure_of_one(curve: Curve, summary: Mapping[str, Any]) -> Markup:
         axes = figure.subplots()
         _frame(axes, summary["threat"], max(curve.eps))
         axes.fill_between(curve.eps, curve.low, curve.high, color=chart.UNRESOLVED, alpha=0.28, linewidth=0)
-        axes.plot(curve.eps, curve.accuracy, color=chart.INK, marker="o", markersize=4)
+        axes.plot(curve.eps, curve.accuracy, color=chart.INK, marker="o", markersize=4, clip_on=False)
         _audit(axes, summary)
 
     return chart.draw("accuracy", curve.label, onto, WIDE, NARROW)
 
 
-def figure_of_many(curves: Sequence[tuple[int, Curve]], threat: str) -> Markup:
-    """The curves of several runs, each with the number the run has on the page."""
+def figure_of_many(curves: Sequence[tuple[int, Curve]], threat: str, *, mark: bool) -> Markup:
+    """The curves of several runs in one norm, each with the number that the run has on the page.
+
+    `mark` draws the eps of `threat`, which all of them audited.
+    """
 
     def onto(figure: Figure) -> None:
         axes = figure.subplots()
@@ -67,9 +68,20 @@ def figure_of_many(curves: Sequence[tuple[int, Curve]], threat: str) -> Markup:
             colour = chart.SERIES[(number - 1) % len(chart.SERIES)]
             dashes = _DASHES[(number - 1) // len(chart.SERIES) % len(_DASHES)]
             axes.fill_between(curve.eps, curve.low, curve.high, color=colour, alpha=0.12, linewidth=0)
-            axes.plot(curve.eps, curve.accuracy, dashes, color=colour, marker="o", markersize=4, label=f"{number}")
-        axes.legend(frameon=False, loc="upper right", title="run", labelcolor=chart.INK, handlelength=2.4)
-        axes.axvline(threats.parse(threat).eps, color=chart.MUTED, linewidth=0.9, linestyle=(0, (2, 3)))
+            axes.plot(
+                curve.eps,
+                curve.accuracy,
+                dashes,
+                color=colour,
+                marker="o",
+                markersize=4,
+                clip_on=False,
+                label=f"run {number}",
+            )
+        columns = 3 if chart.is_narrow(figure) else 6
+        figure.legend(frameon=False, loc="outside lower center", ncols=columns, labelcolor=chart.INK)
+        if mark:
+            _mark_audited(axes, threat)
 
     label = " ".join(f"Run {number}: {curve.label}" for number, curve in curves)
     return chart.draw("accuracy", label, onto, WIDE, NARROW)
@@ -83,7 +95,7 @@ def _frame(axes: Axes, threat: str, largest: float) -> None:
     axes.set_xlim(left=0, right=1.02 * max(largest, eps))
     if "/255" not in threat:
         axes.set_xlabel(f"eps ({norm})")
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
         return
     # Ticks at whole grey levels, where eps is spoken of in them.
@@ -100,12 +112,16 @@ def _audit(axes: Axes, summary: Mapping[str, Any]) -> None:
     axes.vlines(eps, low, high, color=chart.CERTIFIED, linewidth=1.2)
     axes.vlines(eps, certified, attacked, color=chart.CERTIFIED, linewidth=5, alpha=0.45)
     axes.plot([eps, eps], [certified, attacked], "_", color=chart.CERTIFIED, markersize=13, markeredgewidth=2.2)
-    to_left = eps > 0.5 * axes.get_xlim()[1]
-    axes.annotate(
-        f"audited at {summary['threat'].partition(':')[2]}",
-        (eps, (certified + attacked) / 2 if attacked - certified > 0.2 else 0.5),
-        xytext=(-11 if to_left else 11, 0),
-        textcoords="offset points",
-        horizontalalignment="right" if to_left else "left",
-        verticalalignment="center",
+    _mark_audited(axes, summary["threat"])
+
+
+def _mark_audited(axes: Axes, threat: str) -> None:
+    eps = threats.parse(threat).eps
+    axes.axvline(eps, color=chart.MUTED, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
+    axes.text(
+        eps,
+        1.03,
+        f"audited eps {threat.partition(':')[2]}",
+        transform=axes.get_xaxis_transform(),
+        horizontalalignment="right" if eps > 0.85 * axes.get_xlim()[1] else "center",
     )

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -30,7 +31,8 @@ _VARIABLES = {
     MISCLASSIFIED: "--misclassified",
     **{colour: f"--series-{i}" for i, colour in enumerate(SERIES)},
 }
-_STYLE = {
+# `Any`: versions of matplotlib differ in how they type their settings.
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "casemate",
     # Dollar signs in names are text.
@@ -118,7 +120,9 @@ def _inline(svg: str, prefix: str, size: Size) -> str:
     svg = re.sub(r'(?<= id=")', f"{prefix}-", svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', _rounded, svg)
-    svg = re.sub(r"font: ([^;\"]*?)([\d.]+)px [^;\"]*", r"font: \g<1>\g<2>px var(--sans)", svg)
+    # The font itself is the page's; matplotlib writes it in one of two forms, depending on its version.
+    svg = re.sub(r"font: (?:[^;\"]*? )?([\d.]+px) [^;\"]*", r"font-size: \g<1>", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, f"var({variable})")
     return re.sub(r"\n\s*", "\n", svg).strip()
@@ -129,7 +133,5 @@ def _opening(size: Size) -> str:
 
 
 def _rounded(attribute: re.Match[str]) -> str:
-    """Hundredths of a pixel: a third of the bytes and no visible difference."""
-    return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), attribute[0])
-
-
+    """Tenths of a pixel: a third of the bytes and no visible difference."""
+    return re.sub(r"-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), attribute[0])

@@ -23,6 +23,11 @@ class Confusion:
     largest: int
     total: int
 
+    @property
+    def has_long_names(self) -> bool:
+        """Whether the names of the columns must be turned to fit."""
+        return max(map(len, self.classes)) > 3
+
 
 def confusion(verdicts: pl.DataFrame, classes: Sequence[str]) -> Confusion | None:
     """None where nothing was broken."""

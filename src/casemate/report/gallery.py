@@ -45,7 +45,7 @@ class StandingCard:
 
 @dataclass(frozen=True)
 class Gallery:
-    """`full` is the change shown in full colour: the largest one among the images shown, and 1 / `full` the magnification."""
+    """`full` is the change shown in full colour: the largest one shown. The magnification is 1 / `full`."""
 
     broken: tuple[BrokenCard, ...]
     unresolved: tuple[StandingCard, ...]
@@ -70,9 +70,9 @@ def choose_broken(verdicts: pl.DataFrame, stages: Sequence[str], limit: int = N_
     return sorted(index for index, _ in zip(turns, range(limit), strict=False))
 
 
-def choose_unresolved(verdicts: pl.DataFrame, limit: int = N_UNRESOLVED) -> list[int]:
-    """Those with the smallest margin, the nearest to being broken first; of equal ones the lower index."""
-    return verdicts.filter(pl.col("verdict") == "unresolved").sort("margin", "index")["index"].head(limit).to_list()
+def nearest_unresolved(verdicts: pl.DataFrame, limit: int = N_UNRESOLVED) -> pl.DataFrame:
+    """The rows of those with the smallest margin, the nearest to being broken first; of equal ones the lower index."""
+    return verdicts.filter(pl.col("verdict") == "unresolved").sort("margin", "index").head(limit)
 
 
 def gallery(
@@ -90,6 +90,7 @@ def gallery(
     full = max((float(np.abs(delta).max()) for delta in deltas.values()), default=0.0)
     # Nothing to magnify: evidence equal to the original, or none at all.
     full = full or threats.parse(manifest["threat"]).eps
+    unresolved = nearest_unresolved(verdicts)
     classes = manifest["data"]["classes"]
     shown = [*evidence.values(), *originals.values()]
     return Gallery(
@@ -98,8 +99,7 @@ def gallery(
             for index in sorted(evidence)
         ),
         unresolved=tuple(
-            _standing_card(verdicts.row(by_predicate=pl.col("index") == index, named=True), classes, originals.get(index))
-            for index in choose_unresolved(verdicts)
+            _standing_card(row, classes, originals.get(row["index"])) for row in unresolved.iter_rows(named=True)
         ),
         full=full,
         coarse=bool(shown) and pictures.is_coarse(shown[0]),

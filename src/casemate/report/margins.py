@@ -53,7 +53,7 @@ def figure(verdicts: pl.DataFrame) -> Markup | None:
 
 
 def _span(margins: np.ndarray) -> tuple[float, float]:
-    """The axis leaves out nothing but far outliers, which are counted in the last bar: one must not flatten the rest."""
+    """The axis leaves out only far outliers, which are counted in the last bar: one must not flatten the rest."""
     low, high = float(margins.min()), float(margins.max())
     first, last = np.quantile(margins, [0.005, 0.995])
     reach = 3 * max(float(last - first), 1e-6)

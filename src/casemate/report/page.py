@@ -1,12 +1,15 @@
 """The page of one run: everything it shows comes from the run folder, but for the clean images of the gallery."""
 
 import functools
+import shlex
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from casemate import files
+from casemate._version import __version__
+from casemate.errors import CasemateError
 from casemate.report import (
     accuracy,
     cascade,
@@ -19,7 +22,7 @@ from casemate.report import (
     words,
 )
 from casemate.report.bracket import bracket
-from casemate.report.reading import RunRecord, evidence, originals, read
+from casemate.report.record import Record, adversarial_images, clean_images, read
 
 
 def write(run: Path) -> Path:
@@ -31,7 +34,11 @@ def write(run: Path) -> Path:
     """
     record = read(run)
     path = run / "report.html"
-    files.write_bytes(path, render("run.html", **_contents(record)))
+    try:
+        page = render("run.html", **_contents(record))
+    except (KeyError, TypeError, AttributeError, jinja2.UndefinedError) as error:
+        raise CasemateError(f"the run in {run} is damaged ({error}): make it again") from error
+    files.write_bytes(path, page)
     return path
 
 
@@ -40,27 +47,29 @@ def render(template: str, **contents: Any) -> bytes:
     return _environment().get_template(template).render(**contents).encode("utf-8", "replace")
 
 
-def _contents(record: RunRecord) -> dict[str, Any]:
+def _contents(record: Record) -> dict[str, Any]:
     manifest, summary, verdicts = record.manifest, record.summary, record.verdicts
     classes = manifest["data"]["classes"]
     curve = accuracy.curve(record.curves)
     paths = loss_paths.loss_paths(record.curves)
-    chosen = gallery.choose_broken(verdicts, [stage["name"] for stage in manifest["attacks"]])
-    clean = originals(record, [*chosen, *gallery.choose_unresolved(verdicts)])
+    broken = gallery.choose_broken(verdicts, [stage["name"] for stage in manifest["attacks"]])
+    clean, clean_missing = clean_images(record, [*broken, *gallery.nearest_unresolved(verdicts)["index"]])
     return {
         "manifest": manifest,
         "summary": summary,
+        "norm": summary["threat"].partition(":")[0],
         "bracket": bracket(summary),
         "curve": curve,
         "curve_figure": curve and accuracy.figure_of_one(curve, summary),
         "stages": cascade.stage_rows(summary, verdicts),
-        "gallery": gallery.gallery(verdicts, manifest, evidence(record, chosen), clean.images),
-        "originals_missing": clean.missing,
+        "gallery": gallery.gallery(verdicts, manifest, adversarial_images(record, broken), clean),
+        "clean_missing": clean_missing,
         "paths": paths,
         "paths_figure": paths and loss_paths.figure(paths),
         "training_figure": training_curve.figure(record.training),
         "margins_figure": margins.figure(verdicts),
         "confusion": confusion.confusion(verdicts, classes),
+        "commands": manifest.get("command_lines") or [manifest["command"]],
         "groups": settings.settings_groups(manifest),
         "attack_rows": settings.attack_rows(manifest),
     }
@@ -80,9 +89,15 @@ def _environment() -> jinja2.Environment:
         "count": words.count,
         "images": words.images,
         "seconds": words.seconds,
+        "breakable": words.breakable,
         "decimal": words.decimal,
+        "tenths": words.tenths,
+        "quoted": shlex.quote,
         "described": settings.described,
     }
-    environment.globals |= {"finding": words.finding, "details": words.details, "rate": words.rate}
+    environment.globals |= {"version": __version__} | {
+        "finding": words.finding,
+        "details": words.details,
+        "rate": words.rate,
+    }
     return environment
-

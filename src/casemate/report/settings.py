@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LONGEST_LIST = 20
+# Entries of the manifest that have a place of their own on the page.
+_ELSEWHERE = ("model", "data", "attacks", "command", "command_lines")
 Rows = list[tuple[str, str]]
 
 
 def settings_groups(manifest: Mapping[str, Any]) -> list[tuple[str, Rows]]:
-    """Titled groups of (name, value), in which no entry of the manifest is left out; the attacks are a table of theirs."""
-    rest = {key: value for key, value in manifest.items() if key not in ("model", "data", "attacks")}
+    """Titled groups of (name, value), of all in the manifest but the attacks and command lines."""
+    rest = {key: value for key, value in manifest.items() if key not in _ELSEWHERE}
     model = {key: value for key, value in manifest["model"].items() if key != "card"}
     groups = [
         ("Run", list(flatten(rest))),
@@ -22,22 +24,23 @@ def settings_groups(manifest: Mapping[str, Any]) -> list[tuple[str, Rows]]:
 
 
 def attack_rows(manifest: Mapping[str, Any]) -> Rows:
-    """Each stage with its settings in one line."""
-    return [(stage["name"], in_words(stage.get("settings") or {})) for stage in manifest["attacks"]]
+    """Each stage of the cascade with its settings in one line."""
+    return [(stage["name"], described(stage["settings"])) for stage in manifest["attacks"]]
 
 
-def in_words(settings: Mapping[str, Any]) -> str:
-    """`n_steps 20, step_size 0.01, ...`."""
-    return ", ".join(f"{name} {value}" for name, value in flatten(settings)) or "no settings"
-
-
-def described(attack: Any) -> str:
-    """An attack of curves.json: its name and settings, as far as they are given."""
-    if not isinstance(attack, Mapping):
-        return str(attack or "an attack that the run does not name")
-    name = str(attack.get("name", "attack"))
-    settings = attack.get("settings") or {key: value for key, value in attack.items() if key != "name"}
-    return f"{name} ({in_words(settings)})" if settings else name
+def described(settings: Any) -> str:
+    """An attack and those inside it with all their settings: `PGD (n_steps 20, loss margin)`."""
+    if isinstance(settings, list):
+        return ", ".join(described(entry) for entry in settings) or "none"
+    if not isinstance(settings, Mapping):
+        return _text(settings)
+    name = settings.get("attack")
+    inner = ", ".join(
+        described(value) if isinstance(value, Mapping | list) else f"{key} {_text(value)}"
+        for key, value in settings.items()
+        if not (key == "attack" and isinstance(value, str))
+    )
+    return f"{name} ({inner})" if isinstance(name, str) else inner
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -58,5 +61,5 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _text(value: Any) -> str:
     if value is None:
-        return "not set"
+        return "none"
     return value if isinstance(value, str) else json.dumps(value)

@@ -44,36 +44,36 @@ def figure(log: Sequence[dict[str, Any]]) -> Markup | None:
 
 
 def _loss(axes: Axes, training: Sequence[dict[str, Any]]) -> None:
-    step = np.array([line["step"] for line in training], dtype=np.float64)
+    epoch = np.array([line["epoch"] for line in training], dtype=np.float64)
     loss = np.array([line["loss"] for line in training], dtype=np.float64)
-    if len(step) > N_POINTS:
-        step, loss = _means(step), _means(loss)
-    axes.plot(step, loss, color=chart.CERTIFIED, linewidth=1.2, marker="o" if len(step) == 1 else "")
+    if len(epoch) > N_POINTS:
+        epoch, loss = _means(epoch), _means(loss)
+    axes.plot(epoch, loss, color=chart.CERTIFIED, linewidth=1.2, marker="o" if len(epoch) == 1 else "")
     axes.set_ylabel("training loss")
     axes.set_ylim(bottom=0)
-    _step_axis(axes)
+    _epoch_axis(axes)
 
 
 def _accuracies(axes: Axes, checks: Sequence[dict[str, Any]], narrow: bool) -> None:
     for key, (name, colour, dashes) in ACCURACIES.items():
-        known = [(line["step"], line[key]) for line in checks if line.get(key) is not None]
+        known = [(line["epoch"], line[key]) for line in checks if line.get(key) is not None]
         if known:
-            step, accuracy = zip(*known, strict=True)
+            epoch, accuracy = zip(*known, strict=True)
             axes.plot(
-                step, accuracy, color=colour, linestyle=dashes, marker="o", markersize=3 if narrow else 4, label=name
+                epoch, accuracy, color=colour, linestyle=dashes, marker="o", markersize=3 if narrow else 4, label=name
             )
     chart.accuracy_axis(axes)
     axes.set_ylabel("held-out accuracy")
     axes.legend(
         frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, labelcolor=chart.INK, columnspacing=1.4
     )
-    _step_axis(axes)
+    _epoch_axis(axes)
 
 
-def _step_axis(axes: Axes) -> None:
-    axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+def _epoch_axis(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda epoch, _: f"{epoch:g}"))
     axes.grid(axis="x", visible=False)
 
 

@@ -1,8 +1,11 @@
 """Numbers and verdicts in words, the same way on every page."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from markupsafe import Markup
 
 VERDICTS = ("certified", "unresolved", "broken", "misclassified")
 MEANING = {
@@ -32,10 +35,15 @@ def images(number: int) -> str:
 
 def seconds(duration: float) -> str:
     if duration < 99.95:
-        return f"{duration:.1f} s" if duration >= 0.1 or duration == 0 else f"{duration:.2g} s"
+        return f"{tenths(duration)} s"
     minutes, rest = divmod(round(duration), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def tenths(number: float) -> str:
+    """One decimal, and what there is of smaller ones."""
+    return f"{number:.2g}" if 0 < number < 0.1 else f"{number:,.1f}"
 
 
 def rate(number: int, duration: float) -> str:
@@ -54,6 +62,11 @@ def decimal(number: float | None, digits: int = 3) -> str:
         return str(number)
     text = f"{number:.{digits}f}".rstrip("0").rstrip(".")
     return f"{number:.2g}" if number and float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def breakable(name: str) -> Markup:
+    """A path or dotted name that may be broken into lines where one would break it by hand."""
+    return Markup("<wbr>").join(re.split(r"(?<=[/._:])", name))
 
 
 def finding(summary: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""PGD adversarial training: min over weights of E max over the threat model of the loss (Madry et al. 2018, eq. 2.1)."""
+"""PGD adversarial training: min over weights of the mean of max over the ball (Madry et al. 2018, eq. 2.1)."""
 
 from dataclasses import dataclass
 

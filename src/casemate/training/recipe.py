@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import nn
 
 from casemate.errors import CasemateError
 from casemate.threat import parse
+from casemate.training import schedule
 from casemate.training.adversarial import Adversarial
 from casemate.training.fast import Fast
 from casemate.training.natural import Natural
@@ -17,7 +20,8 @@ from casemate.training.schedule import Shape
 from casemate.training.trades import Trades
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -89,9 +93,24 @@ class OptimiserSettings(_Strict):
     kind: Literal["adam", "sgd"] = "adam"
     lr: Positive = 1e-3
     momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NotNegative = 0.0
     schedule: Shape = "linear"
     warm_up: Share = 0.0
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        if self.kind == "adam":
+            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.momentum > 0,
+        )
+
+    def rate(self, progress: float) -> float:
+        """The learning rate at `progress` of training, in [0, 1)."""
+        return self.lr * schedule.rate(self.schedule, progress, self.warm_up)
 
 
 class CheckSettings(_Strict):
@@ -137,12 +156,12 @@ class Recipe(_Strict):
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in a YAML file; raises `CasemateError` naming the file, the first wrong entry and what was expected."""
+    """The recipe in a YAML file; raises `CasemateError` naming the file, the first wrong entry and why."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CasemateError(f"{path} is absent: name a recipe file, or one of `casemate train --list`") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise CasemateError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     return from_dict(content, str(path))
 
@@ -152,8 +171,18 @@ def from_dict(content: Any, source: str) -> Recipe:
     if not isinstance(content, dict):
         raise CasemateError(f"{source} must hold entries such as `data: mnist`, not {type(content).__name__}")
     try:
-        return Recipe(**content)
+        return Recipe.model_validate(content)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the recipe"
         raise CasemateError(f"{source}: {place}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def built_in() -> dict[str, Path]:
+    """The recipes that travel with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+def find(name: str) -> Recipe:
+    """The built-in recipe called `name`, or else the YAML file of that path."""
+    return read(built_in().get(name, Path(name)))

@@ -1,10 +1,10 @@
 """The training loop: one for every objective, at one process and at many (Lightning Fabric)."""
 
+import contextlib
 import dataclasses
-import json
-import os
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,23 @@ import lightning_fabric
 import torch
 from torch import Tensor, nn
 
-from casemate import checkpoint, data, files, models, rng
-from casemate.attacks import FGSM, PGD
-from casemate.data import Dataset
+from casemate import checkpoint, data, models, rng
 from casemate.errors import CasemateError
-from casemate.gradients import Engine, Precision
-from casemate.threat import Images, parse
-from casemate.training import batches, guard, schedule, state
+from casemate.gradients import Engine, Precision, check_precision
+from casemate.losses import cross_entropy
+from casemate.threat import parse
+from casemate.training import guard, refusals, state
 from casemate.training.averaging import Average
+from casemate.training.batches import Batches
+from casemate.training.folder import claimed, finished
+from casemate.training.launch import launch
+from casemate.training.log import LOG as LOG
+from casemate.training.log import Log, Observer
 from casemate.training.objective import Step
 from casemate.training.recipe import Recipe
+from casemate.training.state import STATE as STATE
 
 SAVE_EVERY_SECONDS = 20.0
-STATE = "state.safetensors"
-LOG = "log.jsonl"
-
-# Told each line of the log as it is written, and the number of optimiser steps in all.
-Observer = Callable[[Mapping[str, Any], int], None]
 
 
 @dataclass(frozen=True)
@@ -46,54 +46,63 @@ class Settings:
     resume: bool = False
     command: str = ""
 
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if self.devices < 1:
+            raise CasemateError(f"training needs at least 1 device, not {self.devices}")
+
 
 def train(
     recipe: Recipe, folder: Path, settings: Settings | None = None, *, observe: Observer | None = None
 ) -> dict[str, Any]:
     """Train by `recipe` into the checkpoint `folder`; returns the checkpoint's card.
 
-    A run that was killed goes on with `settings.resume`, on the same machine to the same bits as an uninterrupted one.
-    Raises `CasemateError` for a folder in use, a recipe that does not fit its data or model, and weights that diverge.
+    A run that was killed goes on with `settings.resume`: on the same machine, with as many devices and threads, to the
+    same bits as an uninterrupted one. The caller's random state and number of threads are left as they were.
+    Several devices that neither torchrun nor SLURM provides are processes started here, so a script that calls this
+    needs `if __name__ == "__main__":`; `observe` is then called in a thread of this process.
+
+    Raises `CasemateError` for a folder in use, a recipe that does not fit its data or model, devices that are not
+    there, a full disk and weights that diverge.
     """
     settings = settings or Settings()
-    _refuse_used(folder, settings.resume)
-    if (folder / checkpoint.CARD).exists():
-        return checkpoint.load(folder)[1]
+    card = finished(folder, recipe, resume=settings.resume)
+    if card is not None:
+        return card
     if recipe.batch_size % settings.devices:
         raise CasemateError(
             f"a batch of {recipe.batch_size} does not divide among {settings.devices} devices: choose a multiple"
         )
-    precision = "bf16-mixed" if settings.precision == "bfloat16" else "32-true"
-    # Under torchrun or SLURM the processes are there already; else this process starts them.
-    launched = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
-    strategy = "auto" if settings.devices == 1 else "ddp" if launched else "ddp_spawn"
-    fabric = lightning_fabric.Fabric(
-        accelerator=settings.accelerator, devices=settings.devices, strategy=strategy, precision=precision
+    return launch(
+        _run,
+        recipe,
+        folder,
+        settings,
+        devices=settings.devices,
+        accelerator=settings.accelerator,
+        mixed=settings.precision == "bfloat16",
+        observe=observe,
     )
-    threads = max(1, torch.get_num_threads() // settings.devices)
-    card: dict[str, Any] = fabric.launch(_run, recipe, folder, settings, observe, threads)
-    return card
-
-
-def _refuse_used(folder: Path, resume: bool) -> None:
-    used = [name for name in (checkpoint.CARD, STATE) if (folder / name).exists()]
-    if used and not resume:
-        raise CasemateError(f"{folder} holds a run already ({used[0]}): name another folder, or add --resume")
 
 
 def _run(
-    fabric: lightning_fabric.Fabric,
-    recipe: Recipe,
-    folder: Path,
-    settings: Settings,
-    observe: Observer | None,
-    threads: int,
+    fabric: lightning_fabric.Fabric, recipe: Recipe, folder: Path, settings: Settings, observe: Observer | None
 ) -> dict[str, Any]:
-    if settings.devices > 1:
-        torch.set_num_threads(threads)
-    # Seeds are set at every step; the caller's own random state is left as it was.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    claim = claimed(folder) if fabric.is_global_zero else contextlib.nullcontext()
+    with claim, _reproducible():
         return _Run(fabric, recipe, folder, settings, observe).go()
+
+
+@contextlib.contextmanager
+def _reproducible() -> Iterator[None]:
+    """Seeds are set at every step, and cuDNN is kept to one algorithm; afterwards all is as the caller had it."""
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.backends.cudnn.deterministic = deterministic
 
 
 class _Run:
@@ -107,122 +116,140 @@ class _Run:
         settings: Settings,
         observe: Observer | None,
     ) -> None:
-        self.fabric, self.recipe, self.folder, self.observe = fabric, recipe, folder, observe
-        self.settings = settings
-        dataset = data.load(recipe.data, "train")
-        train_index, held_index = _split(dataset, recipe)
-        self.dataset = dataset
-        self.index = train_index
-        self.images, self.labels = dataset.images.to(fabric.device), dataset.labels.to(fabric.device)
-        self.held = self.images[held_index.to(fabric.device)], self.labels[held_index.to(fabric.device)], held_index
-        self.per_epoch = len(train_index) // recipe.batch_size
-        self.total = max(1, round(self.per_epoch * recipe.epochs))
-        self.threat = parse(recipe.threat)
-        self.objective = recipe.build_objective()
-
+        self.fabric, self.recipe, self.folder, self.settings = fabric, recipe, folder, settings
+        self.threat, self.objective = parse(recipe.threat), recipe.build_objective()
         torch.manual_seed(recipe.seed)
         self.raw = models.build(recipe.model.name, **recipe.model.arguments)
         self.raw = self.raw.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model, self.optimiser = fabric.setup(self.raw, _optimiser(self.raw, recipe))
-        _refuse_misfit(self.raw, self.images[:2], dataset.n_classes, recipe)
+        # Only one process downloads what is not there yet.
+        with fabric.rank_zero_first(local=True):
+            dataset = data.load(recipe.data, "train")
+        self.data_fingerprint = dataset.fingerprint
+        self.batches = Batches(dataset, recipe, fabric.device, fabric.global_rank, fabric.world_size)
+        self.model, self.optimiser = fabric.setup(self.raw, recipe.optimiser.build(self.raw))
+        refusals.refuse_misfit(self.raw, self.batches, dataset.n_classes)
         self.average = None if recipe.average is None else Average(self.raw, recipe.average)
-        self.engine = Engine(
-            self.raw, precision=settings.precision, batch_size=recipe.batch_size // fabric.world_size
-        )
+        self.log = Log(folder, self.batches.total, observe)
         self.progress = state.Progress()
-        self.best: dict[str, Tensor] | None = None
-        self.fingerprint = recipe.model_dump_json()
+        self.best: state.Weights | None = None
 
     def go(self) -> dict[str, Any]:
-        if (self.folder / STATE).exists():
-            self.progress, self.best = state.load(
-                self.folder / STATE,
-                recipe=self.fingerprint,
-                model=self.raw,
-                optimiser=self.optimiser,
-                average=self.average,
-            )
-        if self.fabric.is_global_zero:
-            self._begin_log()
+        self._begin()
+        share = self.recipe.batch_size // self.fabric.world_size
+        engine = Engine(self.raw, precision=self.progress.precision, batch_size=share)
         self.raw.train()
+        per_epoch, total = self.batches.per_epoch, self.batches.total
         before, cpu_before = self.progress.seconds, self.progress.cpu_seconds
         start, cpu_start = time.perf_counter(), time.process_time()
         saved = start
-        while self.progress.number < self.total and not self._stopped():
-            loss = self._step(self.progress.number)
+        while self.progress.number < total and not guard.should_stop(self.progress.checks, self.recipe.check.patience):
+            with self._blaming_divergence():
+                loss = self._step(self.progress.number, engine)
             self.progress.number += 1
-            now = time.perf_counter()
+            done, now = self.progress.number, time.perf_counter()
             self.progress.seconds = before + now - start
             self.progress.cpu_seconds = cpu_before + time.process_time() - cpu_start
-            done = self.progress.number
-            if done % max(1, self.per_epoch // 20) == 0 or done == self.total:
-                self._report_step(loss)
-            if done % (self.per_epoch * self.recipe.check.every) == 0 or done == self.total:
-                self._check()
+            if done % max(1, per_epoch // 20) == 0 or done == total:
+                self._report(loss)
+            if done % (per_epoch * self.recipe.check.every) == 0 or done == total:
+                with self._blaming_divergence():
+                    self._check()
             if now - saved > SAVE_EVERY_SECONDS:
                 self._save()
                 saved = now
         return self._finish()
 
-    def _step(self, number: int) -> Tensor:
-        recipe, rank, world = self.recipe, self.fabric.global_rank, self.fabric.world_size
-        # Dropout and the like draw from the global generator: a function of the step, so that a resume draws the same.
-        torch.manual_seed(int(rng.fold(rng.image_keys(recipe.seed, torch.tensor([number])), "step", rank)))
-        place = batches.batch_index(len(self.index), recipe.batch_size, number, recipe.seed)
-        index = self.index[place][rank::world]
-        keys = rng.fold(rng.image_keys(recipe.seed, index), "train", number).to(self.fabric.device)
-        at = index.to(self.fabric.device)
-        x, y = _augmented(self.images[at], keys, recipe.augment), self.labels[at]
-        progress = number / self.total
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.optimiser.lr * schedule.rate(
-                recipe.optimiser.schedule, progress, recipe.optimiser.warm_up
+    def _begin(self) -> None:
+        """Take up the state of a run that was killed, if there is one, and settle the precision of the search."""
+        if (self.folder / STATE).exists():
+            self.progress, self.best = state.load(
+                self.folder / STATE,
+                recipe=self.recipe,
+                model=self.raw,
+                optimiser=self.optimiser,
+                average=self.average,
             )
-        loss = self.objective(self.model, x, y, step=Step(number, progress, keys, self.engine))
+        if self.fabric.is_global_zero:
+            self.log.go_on_from(self.progress.number)
+        if self.settings.precision != "auto":
+            self.progress.precision = self.settings.precision
+        elif self.progress.precision == "auto":
+            # Measured, so every process and every resume must be told what it came to.
+            engine, held = Engine(self.raw), self.batches.held
+            engine.gradient(held.x[:64], held.y[:64], cross_entropy, keys=held.keys[:64])
+            self.progress.precision = check_precision(self.fabric.broadcast(engine.search_precision))
+
+    def _step(self, number: int, engine: Engine) -> Tensor:
+        seed, rank = self.recipe.seed, self.fabric.global_rank
+        # Dropout and the like draw from the global generator: a function of the step, so that a resume draws the same.
+        torch.manual_seed(int(rng.fold(rng.image_keys(seed, torch.tensor([number])), "step", rank)))
+        batch, progress = self.batches(number), number / self.batches.total
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.optimiser.rate(progress)
+        step = Step(number, progress, batch.keys, engine)
+        loss: Tensor = self.objective(self.model, batch.x, batch.y, step=step)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
         self.optimiser.step()
+        if self.fabric.world_size > 1:
+            # Each process updates running statistics from its own share; the next search needs the same everywhere.
+            for buffer in self.raw.buffers():
+                torch.distributed.broadcast(buffer, src=0)
         if self.average is not None:
             self.average.update(self.raw, number)
         return loss.detach()
 
+    def _report(self, loss: Tensor) -> None:
+        # The loss of the whole batch, so that all processes see the same and stop together.
+        whole: Any = self.fabric.all_reduce(loss, reduce_op="mean")
+        value = float(whole)
+        if not math.isfinite(value):
+            raise refusals.diverged(self.progress.number)
+        self._log("train", loss=value, lr=self.optimiser.param_groups[0]["lr"])
+
     def _check(self) -> None:
         """Clean, one-step and multi-step accuracy of the weights that would be kept, on held-out images."""
-        settings = self.recipe.check
-        x, y, index = (part[: settings.n] for part in self.held)
-        engine = Engine(self._kept(), precision=self.settings.precision)
-        keys = rng.fold(rng.image_keys(self.recipe.seed, index), "check").to(x.device)
-        one_step = FGSM()(engine, x, y, self.threat, keys=keys)
-        attacked = PGD(n_steps=settings.n_steps, loss="margin")(engine, x, y, self.threat, keys=keys)
-        accuracies = [_accuracy(engine, images, y, keys) for images in (x, one_step, attacked)]
+        engine = Engine(self._kept(), precision=self.progress.precision)
+        found = guard.accuracies(engine, self.batches.held, self.threat, self.recipe.check.n_steps)
         # Every process must take the same decisions from here on.
-        accuracies = self.fabric.broadcast(accuracies)
-        number, epoch = self.progress.number, self.progress.number / self.per_epoch
-        check = guard.Check(number, epoch, *accuracies)
-        if not self.progress.checks or check.attacked > max(c.attacked for c in self.progress.checks):
+        check = guard.Check(self.progress.number, self._epoch(), *self.fabric.broadcast(found))
+        checks = self.progress.checks
+        if not checks or check.attacked > max(earlier.attacked for earlier in checks):
             self.best = {name: tensor.detach().clone() for name, tensor in self._kept().state_dict().items()}
-        self.progress.checks.append(check)
+        checks.append(check)
         self._log(
-            {
-                "kind": "check",
-                "step": number,
-                "epoch": epoch,
-                "seconds": self.progress.seconds,
-                "clean_accuracy": check.clean,
-                "one_step_accuracy": check.one_step,
-                "attacked_accuracy": check.attacked,
-                "catastrophic_overfitting": guard.catastrophic_overfitting(self.progress.checks),
-            }
+            "check",
+            clean_accuracy=check.clean,
+            one_step_accuracy=check.one_step,
+            attacked_accuracy=check.attacked,
+            catastrophic_overfitting=guard.catastrophic_overfitting(checks),
         )
 
-    def _stopped(self) -> bool:
-        patience, checks = self.recipe.check.patience, self.progress.checks
-        if not checks or patience is None:
-            return False
-        return guard.catastrophic_overfitting(checks) or guard.robust_overfitting(checks, patience)
+    def _log(self, kind: str, **values: float) -> None:
+        if self.fabric.is_global_zero:
+            where = {"step": self.progress.number, "epoch": self._epoch(), "seconds": self.progress.seconds}
+            self.log.write({"kind": kind, **where, **values})
+
+    def _epoch(self) -> float:
+        return self.progress.number / self.batches.per_epoch
 
     def _kept(self) -> nn.Module:
         return self.raw if self.average is None else self.average.model
+
+    def _save(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        if not all(bool(parameter.isfinite().all()) for parameter in self.raw.parameters()):
+            raise refusals.diverged(self.progress.number)
+        state.save(
+            self.folder / STATE,
+            recipe=self.recipe,
+            progress=self.progress,
+            model=self.raw,
+            optimiser=self.optimiser,
+            average=self.average,
+            best=self.best,
+        )
 
     def _finish(self) -> dict[str, Any]:
         recipe, checks = self.recipe, self.progress.checks
@@ -234,16 +261,16 @@ class _Run:
             "architecture": recipe.model.name,
             "arguments": recipe.model.arguments,
             "threat": recipe.threat,
-            "data": {"name": recipe.data, "split": "train", "fingerprint": self.dataset.fingerprint},
+            "data": {"name": recipe.data, "split": "train", "fingerprint": self.data_fingerprint},
             "recipe": recipe.model_dump(mode="json"),
             "seed": recipe.seed,
             "metrics": dataclasses.asdict(check),
-            "catastrophic_overfitting": guard.catastrophic_overfitting(checks),
+            "catastrophic_overfitting": guard.has_overfitted_catastrophically(checks),
             "steps": self.progress.number,
             "seconds": self.progress.seconds,
             "cpu_seconds": self.progress.cpu_seconds,
             "devices": self.fabric.world_size,
-            "search_precision": self.engine.search_precision,
+            "search_precision": self.progress.precision,
             "threads": torch.get_num_threads(),
             "command": self.settings.command,
         }
@@ -253,103 +280,15 @@ class _Run:
         self.fabric.barrier()
         return checkpoint.load(self.folder)[1]
 
-    def _save(self) -> None:
-        if self.fabric.is_global_zero:
-            state.save(
-                self.folder / STATE,
-                recipe=self.fingerprint,
-                progress=self.progress,
-                model=self.raw,
-                optimiser=self.optimiser,
-                average=self.average,
-                best=self.best,
-            )
-
-    def _begin_log(self) -> None:
-        """Keep the lines of the log up to the step the run goes on from; later ones will be written again."""
-        rows = []
-        if (self.folder / LOG).exists():
-            for line in (self.folder / LOG).read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the line that was being written when the run was killed
-                if row["step"] <= self.progress.number:
-                    rows.append(line + "\n")
-        files.write_bytes(self.folder / LOG, "".join(rows).encode())
-
-    def _report_step(self, loss: Tensor) -> None:
-        value = float(loss)
-        if value != value:
-            raise CasemateError(
-                f"the loss is not a number at step {self.progress.number}: lower the learning rate of the recipe"
-            )
-        self._log(
-            {
-                "kind": "train",
-                "step": self.progress.number,
-                "epoch": self.progress.number / self.per_epoch,
-                "seconds": self.progress.seconds,
-                "loss": value,
-                "lr": self.optimiser.param_groups[0]["lr"],
-            }
-        )
-
-    def _log(self, row: Mapping[str, Any]) -> None:
-        if self.fabric.is_global_zero:
-            with (self.folder / LOG).open("a") as log:
-                log.write(json.dumps(row) + "\n")
-            if self.observe is not None:
-                self.observe(row, self.total)
-
-
-def _split(dataset: Dataset, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    if recipe.hold_out + recipe.batch_size > len(dataset):
-        raise CasemateError(
-            f"{recipe.data} has {len(dataset)} training images: too few to hold out {recipe.hold_out} and fill a "
-            f"batch of {recipe.batch_size}"
-        )
-    return batches.hold_out(len(dataset), recipe.hold_out, recipe.seed)
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    settings = recipe.optimiser
-    if settings.kind == "adam":
-        return torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
-    )
-
-
-def _refuse_misfit(model: nn.Module, x: Images, n_classes: int, recipe: Recipe) -> None:
-    """Images of the wrong size or too few outputs, found before the first epoch rather than in it."""
-    try:
-        logits = Engine(model).logits(x)
-    except RuntimeError as error:
-        raise CasemateError(
-            f"{recipe.model.name} does not take the {list(x.shape[1:])} images of {recipe.data}: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
-    if logits.shape[1] < n_classes:
-        raise CasemateError(
-            f"{recipe.model.name} has {logits.shape[1]} outputs and {recipe.data} {n_classes} classes: "
-            f"add n_classes: {n_classes} to the model's arguments"
-        )
-
-
-def _augmented(x: Images, keys: rng.Keys, augment: str) -> Images:
-    match augment:
-        case "shift":
-            return batches.cropped(x, rng.fold(keys, "augment"), pad=2, flip=False)
-        case "crop-flip":
-            return batches.cropped(x, rng.fold(keys, "augment"), pad=4, flip=True)
-        case _:
-            return x
-
-
-def _accuracy(engine: Engine, x: Images, y: Tensor, keys: rng.Keys) -> float:
-    return float((engine.logits(x, keys=keys).argmax(dim=1) == y).double().mean())
+    @contextlib.contextmanager
+    def _blaming_divergence(self) -> Iterator[None]:
+        """The engine refuses logits that are not finite; here the reason is known."""
+        try:
+            yield
+        except CasemateError:
+            x = self.batches.held.x[:64]
+            with torch.no_grad():
+                finite = all(bool(model(x).isfinite().all()) for model in (self.raw, self._kept()))
+            if finite:
+                raise
+            raise refusals.diverged(self.progress.number) from None

@@ -1,0 +1,9 @@
+"""Conformance suites, public: one call says whether an attack, threat model or defence keeps the promises it makes.
+
+A test of your own needs one line: `check_attack(MyAttack(n_steps=20))`.
+"""
+
+from casemate.testing.attack import check_attack as check_attack
+from casemate.testing.conformance import ConformanceError as ConformanceError
+from casemate.testing.defence import check_defence as check_defence
+from casemate.testing.threat import check_threat as check_threat

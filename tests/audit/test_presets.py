@@ -1,0 +1,63 @@
+import pytest
+
+from casemate.attacks import PGD, MultiTarget, Restarts
+from casemate.audit import PRESETS
+from casemate.audit.presets import by_name
+from casemate.errors import CasemateError
+from casemate.threat import L2, Linf
+
+
+def names(preset: str, n_classes: int = 10) -> list[str]:
+    return [stage.name for stage in PRESETS[preset](Linf(0.3), n_classes)]
+
+
+def steps(attack: object) -> int:
+    """The gradients an attack spends at most on one image."""
+    if isinstance(attack, Restarts):
+        return attack.n_restarts * steps(attack.attack)
+    if isinstance(attack, MultiTarget):
+        return attack.n_targets * steps(attack.attack)
+    return attack.n_steps if isinstance(attack, PGD) else 1
+
+
+def test_the_standard_cascade():
+    assert names("standard") == [
+        "FGSM",
+        "PGD-20 cross-entropy",
+        "PGD-20 margin",
+        "PGD-100 x 5 cross-entropy",
+        "PGD-100 x 5 margin",
+        "PGD-100 x 5 dlr",
+        "MultiTarget 9 x PGD-100 margin",
+    ]
+    assert names("quick") == names("standard")[:3]
+
+
+def test_thorough_restarts_fifty_times():
+    stages = {stage.name: stage.attack for stage in PRESETS["thorough"](Linf(0.3), 10)}
+    restarts = [attack.n_restarts for name, attack in stages.items() if "x 25" in name]
+    assert sum(restarts) == 50
+    assert steps(stages["MultiTarget 9 x PGD-100 margin x 2"]) == 1800
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 1000])
+def test_names_are_unique_and_what_classes_cannot_do_is_left_out(preset, n_classes):
+    found = names(preset, n_classes)
+    assert len(set(found)) == len(found)
+    assert any("dlr" in name or "Multi" in name for name in found) == (n_classes > 2 and preset != "quick")
+    assert preset == "quick" or n_classes != 3 or "MultiTarget 2 x" in found[-1]
+
+
+def test_the_quick_stages_are_in_order_of_cost():
+    cost = [steps(stage.attack) for stage in PRESETS["standard"](Linf(0.3), 10)]
+    assert cost == sorted(cost)
+
+
+def test_one_step_without_a_sign_has_its_own_name():
+    assert PRESETS["quick"](L2(0.5), 10)[0].name == "FGM"
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(CasemateError, match="quick, standard, thorough"):
+        by_name("hard")
