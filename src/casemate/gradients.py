@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from casemate import rng
@@ -63,7 +64,10 @@ class Engine:
 
         def run(part: slice, images: Images) -> Tensor:
             with torch.inference_mode(), rng.drawing_from(_padded_keys(draw, part, len(images))):
-                return self.model(images)
+                answer = self.model(images)
+            if not isinstance(answer, Tensor):
+                check_logits(answer, len(images), what="the model")
+            return answer
 
         with evaluating(self.model):
             (logits,) = self._batched(x, lambda part, images: (run(part, images),))
@@ -88,9 +92,10 @@ class Engine:
             targets = None if target is None else _padded(target[part], size)
             # Leaf of the graph in float32: the cast is part of it, so the gradient comes back in float32.
             leaf = images.detach().requires_grad_(True)
-            logits = search(_laid_out(leaf, self._dtype)).float()
-            # Summed, so that one image's gradient does not depend on how many others there are.
-            (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), leaf)
+            with torch.enable_grad():
+                logits = _differentiable(search(_laid_out(leaf, self._dtype)).float())
+                # Summed, so that one image's gradient does not depend on how many others there are.
+                (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), leaf)
             return gradient, logits.detach()
 
         def averaged(part: slice, images: Images) -> tuple[Tensor, Tensor]:
@@ -232,6 +237,14 @@ def _use_surrogate(module: nn.Module) -> None:
     module.forward = forward
 
 
+def _differentiable(logits: Tensor) -> Tensor:
+    if not logits.requires_grad:
+        raise CasemateError(
+            "no gradient reaches the image through the model: declare a surrogate on the layer that cuts it off"
+        )
+    return logits
+
+
 def _laid_out(x: Images, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
@@ -242,7 +255,7 @@ def _padded(values: Tensor, size: int) -> Tensor:
     return values if missing == 0 else torch.cat([values, values[:1].expand(missing, *values.shape[1:])])
 
 
-def _padded_keys(keys: rng.Keys | None, part: slice, size: int) -> rng.Keys | None:
+def _padded_keys(keys: rng.Keys | None, part: slice, size: int) -> Int64[Tensor, "padded"] | None:
     return None if keys is None else _padded(keys[part], size)
 
 
@@ -264,7 +277,10 @@ def _choose_batch_size(model: nn.Module, x: Images) -> int:
         return tensor
 
     probe = x[:1].detach().clone().requires_grad_(True)
-    with evaluating(model), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    # Keys of their own, so that a stochastic layer leaves the global random state alone.
+    draws = rng.drawing_from(torch.zeros(1, dtype=torch.int64, device=x.device))
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with evaluating(model), torch.enable_grad(), draws, hooks:
         model(probe)
     budget = CPU_WORKING_SET
     if x.device.type == "cuda":
@@ -293,7 +309,8 @@ def _gradient_seconds(search: nn.Module, x: Images, dtype: torch.dtype) -> float
     for _ in range(6):
         start = time.perf_counter()
         leaf = x.detach().requires_grad_(True)
-        torch.autograd.grad(search(_laid_out(leaf, dtype)).float().sum(), leaf)
+        with torch.enable_grad(), rng.drawing_from(torch.zeros(len(x), dtype=torch.int64, device=x.device)):
+            torch.autograd.grad(_differentiable(search(_laid_out(leaf, dtype))).float().sum(), leaf)
         if x.device.type == "cuda":
             torch.cuda.synchronize(x.device)
         seconds.append(time.perf_counter() - start)

@@ -78,9 +78,9 @@ class Linf:
         """Exact: ball and box are both boxes, so clipping to the two in turn is the projection."""
         # eps rounded down to float32, and then half an ulp is not enough: the sum or difference rounds once more.
         eps = _float32_below(self.eps)
-        low = torch.minimum((x - eps) * (1 + 2**-22), x).clamp_(min=0)
-        high = torch.maximum((x + eps) * (1 - 2**-22), x).clamp_(max=1)
-        return torch.maximum(torch.minimum(x_adv, high), low)
+        low = torch.minimum((x - eps).mul_(1 + 2**-22), x).clamp_(min=0)
+        high = torch.maximum((x + eps).mul_(1 - 2**-22), x).clamp_(max=1)
+        return torch.clamp(x_adv, low, high)
 
     def sample(self, x: Images, keys: rng.Keys) -> Images:
         return self.project(x + (2 * rng.uniform(keys, x.shape[1:]) - 1) * self.eps, x)
@@ -116,7 +116,7 @@ class L2:
         """
         delta = _difference(x_adv, x)
         room = _room(delta, x)
-        needs = torch.minimum(delta.abs(), room).square().sum(dim=1) > self.eps**2
+        needs = torch.minimum(delta.abs(), room).square().sum(dim=1) > self.eps * self.eps
         if needs.any():
             t = _l2_root(delta[needs].abs(), room[needs], self.eps)
             delta[needs] *= t[:, None]
@@ -168,11 +168,13 @@ class L1:
         needs = torch.minimum(size, room).sum(dim=1) > self.eps
         if needs.any():
             size[needs] = (size[needs] - _l1_root(size[needs], room[needs], self.eps)[:, None]).clamp_(min=0)
-        change = torch.minimum(size, room) * delta.sign()
-        return _towards(x, change, needs)
+        change = torch.minimum(size, room)
+        # From so far off that size - lambda has no digits left, the sum may still be beyond eps.
+        change *= self.eps / change.sum(dim=1, keepdim=True).clamp(min=self.eps)
+        return _towards(x, change * delta.sign(), needs)
 
     def sample(self, x: Images, keys: rng.Keys) -> Images:
-        n = x[0].numel()
+        n = x.shape[1:].numel()
         # n + 1 exponentials, normalised, are uniform on the simplex; dropping one makes them uniform in the ball.
         parts = rng.exponential(rng.fold(keys, "parts"), (n + 1,)).double()
         signs = (rng.uniform(rng.fold(keys, "signs"), (n,)) < 0.5).double() * 2 - 1
@@ -266,9 +268,9 @@ def _l2_root(
     free = torch.nn.functional.pad(size2.flip(1).cumsum(dim=1).flip(1), (0, 1))
     # The sum at each breakpoint grows with it: the root lies in the first segment whose right end reaches eps^2.
     at_end = stuck[:, :-1] + torch.where(reaches.isinf(), torch.inf, reaches.square()) * free[:, :-1]
-    segment = (at_end < eps**2).sum(dim=1, keepdim=True).clamp(max=size.shape[1] - 1)
+    segment = (at_end < eps * eps).sum(dim=1, keepdim=True).clamp(max=size.shape[1] - 1)
     left, slope = stuck.gather(1, segment), free.gather(1, segment)
-    return ((eps**2 - left).clamp(min=0) / slope.clamp(min=1e-300)).sqrt().clamp(max=1).squeeze(1)
+    return ((eps * eps - left).clamp(min=0) / slope.clamp(min=1e-300)).sqrt().clamp(max=1).squeeze(1)
 
 
 def _l1_root(

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from casemate import rng
 from casemate.attacks import FGSM, PGD, MultiTarget
 from casemate.audit import Stage, Store
 from casemate.data import Dataset
@@ -55,6 +56,15 @@ def convolutional(n_classes: int = 4) -> nn.Module:
         last.weight.mul_(3)
         last.bias.mul_(3)
     return layers.eval()
+
+
+class Noise(nn.Module):
+    """Adds noise drawn anew for each image; says so, as the engine asks of a randomised layer."""
+
+    stochastic = True
+
+    def forward(self, x):
+        return x + 0.05 * rng.normal(rng.layer_keys(x, "noise"), x.shape[1:])
 
 
 @dataclass(frozen=True)

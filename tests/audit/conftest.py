@@ -2,7 +2,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """The networks here are tiny: a second thread costs more than it brings."""
     before = torch.get_num_threads()

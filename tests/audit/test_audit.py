@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from audit_toys import STAGES, THREAT, Moves, assert_same_run, convolutional, dataset, images, linear
+from audit_toys import STAGES, THREAT, Moves, Noise, assert_same_run, convolutional, dataset, images, linear
 from torch import nn
 
 from casemate.attacks import PGD, Transfer
@@ -195,6 +195,7 @@ def nan_for_one(logits):
         (Answers(lambda logits: logits.softmax(dim=1)), "returned probabilities"),
         (Answers(lambda logits: logits[:, :3]), "has 3 logits and toys has 4 classes"),
         (Answers(lambda logits: (logits,)), "returned a tuple"),
+        (Answers(lambda logits: {"logits": logits}), "returned a dict"),
         (Answers(lambda logits: logits.detach()), "no gradient with respect to its images"),
         (linear(side=5), r"cannot take images of shape \[1, 6, 6\]: "),
     ],
@@ -272,6 +273,15 @@ def test_the_model_is_left_as_it_was(model, data, tmp_path):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_randomised_model_draws_the_same_in_any_block_and_in_the_check(data, tmp_path):
+    noisy = nn.Sequential(Noise(), *convolutional())
+    for run, block_size in (("a", 40), ("b", 7)):
+        again(noisy, data, tmp_path / run, block_size=block_size, stages=STAGES[:2])
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert Store(tmp_path / "a").verdicts()["verdict"].n_unique() == 3
+    assert check(tmp_path / "a", model=noisy, data=data).ok
 
 
 def test_settings_name_what_is_inside_by_its_fingerprint(model):

@@ -235,6 +235,13 @@ def test_another_model_or_other_images_are_not_replayed_on(run, model, data):
     assert "not the 40 images" in failure.sentence
 
 
+def test_code_that_fails_now_is_a_failure(run, model, data):
+    broken = convolutional()
+    broken[3] = torch.nn.Identity()
+    failures = check(run, model=broken, data=data).failures
+    assert "cannot take images of shape [1, 6, 6]" in failures[0].sentence
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"format": 1}', '{"format": 1, "model": 3}'])
 def test_a_run_without_its_manifest_cannot_be_checked(run, model, data, content):
     path = run / "run.json"

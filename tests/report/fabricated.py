@@ -134,7 +134,7 @@ def _summary(
 
 def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[str, ...]) -> dict[str, Any]:
     settings = {
-        "attack": "PGD",
+        "kind": "PGD",
         "n_steps": 20,
         "step_size": 0.01,
         "loss": "cross-entropy",
@@ -171,8 +171,8 @@ def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[
 
 
 def _curves(summary: dict[str, Any], eps: float, n_paths: int, rng: np.random.Generator) -> dict[str, Any]:
-    n, pgd = summary["n"], {"attack": "PGD", "n_steps": 20, "step_size": None, "loss": "cross-entropy"}
-    attack = {"attack": "Worst", "attacks": [pgd, pgd | {"loss": "margin"}]}
+    n, pgd = summary["n"], {"kind": "PGD", "n_steps": 20, "step_size": None, "loss": "cross-entropy"}
+    attack = {"kind": "Worst", "attacks": [pgd, pgd | {"loss": "margin"}]}
     grid = [eps * k / 6 for k in range(9)]
     floor = min(summary["attacked_accuracy"] + 0.02, summary["clean_accuracy"])
     share = [summary["clean_accuracy"] - (summary["clean_accuracy"] - floor) * (e / eps) ** 2 for e in grid]

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from casemate import rng
+from casemate.classifier import check_batch
 from casemate.gradients import Classifier, Engine, engine_for
 from casemate.losses import Labels, Logits, Values, margin
 from casemate.threat import Images, Threat
@@ -47,6 +48,7 @@ class Standing:
         self.best = x.clone()
         self.index: Int64[Tensor, "standing"] = torch.arange(len(x), device=x.device)
         self.clean_logits = self.engine.logits(x, keys=keys)
+        check_batch(x, y, self.clean_logits.shape[1])
         self._best_excess = excess(self.clean_logits, y, targets)
         self.index = self.index[self._best_excess <= 0]
 

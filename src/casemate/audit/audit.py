@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from casemate import files
-from casemate.audit import curves as curve
 from casemate.audit import presets
 from casemate.audit.cascade import Stage, run_block
+from casemate.audit.curves import MAX_IMAGES, N_PATHS, accuracy_against_eps, loss_paths
 from casemate.audit.manifest import describe_run, device_of
 from casemate.audit.refusals import refuse_unfit, settle_precision
 from casemate.audit.store import Store
@@ -132,11 +132,11 @@ class _Session:
         if path.exists():
             return
         device = device_of(self.engine.model)
-        x, y = self.data.images[: curve.MAX_IMAGES].to(device), self.data.labels[: curve.MAX_IMAGES].to(device)
+        x, y = self.data.images[:MAX_IMAGES].to(device), self.data.labels[:MAX_IMAGES].to(device)
         tell = partial(self.tell, count_verdicts(self.store.verdicts()))
-        accuracy = curve.accuracy_against_eps(self.engine, x, y, self.threat, self.seed, tell)
-        tell("loss paths", curve.N_PATHS)
-        paths = curve.loss_paths(self.engine, x, y, self.threat, self.seed)
+        accuracy = accuracy_against_eps(self.engine, x, y, self.threat, self.seed, tell)
+        tell("loss paths", N_PATHS)
+        paths = loss_paths(self.engine, x, y, self.threat, self.seed)
         files.write_json(path, {"accuracy_against_eps": accuracy, "loss_paths": paths})
 
     def tell(self, counts: Mapping[str, int], doing: str, active: int) -> None:

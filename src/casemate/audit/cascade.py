@@ -47,7 +47,7 @@ def run_block(
     seed: int,
     progress: StageCallback | None = None,
 ) -> Block:
-    """The verdicts of the images x, which stand at `index` in their data set, and the facts behind them.
+    """The verdicts of the images x, which stand at `index` in their data set, and the facts behind them, on the CPU.
 
     Each stage is tried on the images that the stages before it left standing. The images it breaks are then tried by
     the stages after it too, so that which stages break an image, and which images only one stage breaks, is known
@@ -57,53 +57,78 @@ def run_block(
     start = time.perf_counter()
     keys = rng.image_keys(seed, index)
     clean = engine.logits(x, keys=keys)
-    correct = clean.argmax(dim=1) == y
     clean_seconds = time.perf_counter() - start
-
-    x_adv, logits = x.clone(), clean.clone()  # the worst point so far for each image
-    broke = torch.zeros(len(x), len(stages), dtype=torch.bool, device=x.device)
-
-    def run(place: int, mask: Bool[Tensor, "batch"], suffix: str = "") -> tuple[Int64[Tensor, "some"], Attempt] | None:
-        at = mask.nonzero().squeeze(1)
-        if not len(at):
-            return None
-        if progress is not None:
-            progress(stages[place].name + suffix, len(at))
-        found = attempt(engine, stages[place], x[at], y[at], index[at], threat, keys[at])
-        broke[at, place] = found.broke
-        return at, found
-
-    seconds: dict[str, float] = {}
-    for place, stage in enumerate(stages):
-        start = time.perf_counter()
-        result = run(place, correct & ~broke.any(dim=1))
-        if result is not None:
-            at, found = result
-            worse = found.broke | (margin(found.logits, y[at]) > margin(logits[at], y[at]))
-            x_adv[at[worse]], logits[at[worse]] = found.x_adv[worse], found.logits[worse]
-        seconds[stage.name] = time.perf_counter() - start
-
+    search = _Search(engine, x, y, index, threat, tuple(stages), keys, clean, progress)
+    seconds = search.cascade()
     start = time.perf_counter()
-    # One stage per image so far, or none: then the first is stage 0, which was tried on it already.
-    first = broke.int().argmax(dim=1)
-    for place in range(1, len(stages)):
-        run(place, broke.any(dim=1) & (first < place), " on broken images")
+    search.attribute()
     attribution = time.perf_counter() - start
-
     return Block(
-        index=index,
-        label=y,
-        prediction=clean.argmax(dim=1),
+        index=index.cpu(),
+        label=y.cpu(),
+        prediction=clean.argmax(dim=1).cpu(),
         confidence=_confidence(clean),
         stages=tuple(stage.name for stage in stages),
-        broke=broke,
-        x_adv=x_adv,
-        adversarial_prediction=logits.argmax(dim=1),
-        adversarial_confidence=_confidence(logits),
-        distance=threat.measure(x_adv, x),
-        margin=-margin(logits, y).double(),
+        broke=search.broke.cpu(),
+        x_adv=search.x_adv.cpu(),
+        adversarial_prediction=search.logits.argmax(dim=1).cpu(),
+        adversarial_confidence=_confidence(search.logits),
+        distance=threat.measure(search.x_adv, x).cpu(),
+        margin=-margin(search.logits, y).double().cpu(),
         seconds=Seconds(clean_seconds, seconds, attribution),
     )
+
+
+class _Search:
+    """The stages at work on one block: `x_adv` and `logits` are the worst point found for each image so far."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        x: Images,
+        y: Labels,
+        index: Int64[Tensor, "batch"],
+        threat: Threat,
+        stages: tuple[Stage, ...],
+        keys: rng.Keys,
+        clean: Logits,
+        progress: StageCallback | None,
+    ) -> None:
+        self.engine, self.x, self.y, self.index, self.threat = engine, x, y, index, threat
+        self.stages, self.keys, self.progress = stages, keys, progress
+        self.correct = clean.argmax(dim=1) == y
+        self.x_adv, self.logits = x.clone(), clean.clone()
+        self.broke = torch.zeros(len(x), len(stages), dtype=torch.bool, device=x.device)
+
+    def cascade(self) -> dict[str, float]:
+        """Every stage on what those before it left standing; returns the seconds of each."""
+        seconds: dict[str, float] = {}
+        for place, stage in enumerate(self.stages):
+            start = time.perf_counter()
+            at = (self.correct & ~self.broke.any(dim=1)).nonzero().squeeze(1)
+            if len(at):
+                found = self._run(place, at, stage.name)
+                worse = found.broke | (margin(found.logits, self.y[at]) > margin(self.logits[at], self.y[at]))
+                self.x_adv[at[worse]], self.logits[at[worse]] = found.x_adv[worse], found.logits[worse]
+            seconds[stage.name] = time.perf_counter() - start
+        return seconds
+
+    def attribute(self) -> None:
+        """Every stage on what an earlier one broke."""
+        broken = self.broke.any(dim=1)
+        first = self.broke.int().argmax(dim=1)
+        for place, stage in enumerate(self.stages):
+            at = (broken & (first < place)).nonzero().squeeze(1)
+            if len(at):
+                self._run(place, at, f"{stage.name} on broken images")
+
+    def _run(self, place: int, at: Int64[Tensor, "some"], doing: str) -> Attempt:
+        if self.progress is not None:
+            self.progress(doing, len(at))
+        x, y, index, keys = self.x[at], self.y[at], self.index[at], self.keys[at]
+        found = attempt(self.engine, self.stages[place], x, y, index, self.threat, keys)
+        self.broke[at, place] = found.broke
+        return found
 
 
 def attempt(
@@ -137,11 +162,9 @@ def attempt(
 
 def _refuse_invalid(stage: Stage, x_adv: object, x: Images, index: Int64[Tensor, "batch"], threat: Threat) -> None:
     """A point that is no image of the threat model is a bug of the attack, and its verdicts cannot be trusted."""
-    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
-        kind = f"{x_adv.dtype} {list(x_adv.shape)}" if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
-        raise CasemateError(
-            f"the attack {stage.name} returned {kind} for images {x.dtype} {list(x.shape)}: this is a bug in it"
-        )
+    found, wanted = _kind(x_adv), _kind(x)
+    if not isinstance(x_adv, Tensor) or found != wanted:
+        raise CasemateError(f"the attack {stage.name} returned {found}, not {wanted}: this is a bug in it")
     inside = threat.contains(x_adv, x)
     if inside.all():
         return
@@ -157,6 +180,10 @@ def _refuse_invalid(stage: Stage, x_adv: object, x: Images, index: Int64[Tensor,
     raise CasemateError(f"what the attack {stage.name} made of image {int(index[first])} {fault}: this is a bug in it")
 
 
+def _kind(value: object) -> str:
+    return f"{value.dtype} {list(value.shape)} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def _confidence(logits: Logits) -> Float64[Tensor, "batch"]:
     """The softmax of the largest logit."""
-    return logits.double().softmax(dim=1).amax(dim=1)
+    return logits.double().softmax(dim=1).amax(dim=1).cpu()

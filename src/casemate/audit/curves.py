@@ -48,7 +48,7 @@ def accuracy_against_eps(
             progress(stage.name, len(at))
         if len(at):
             ball = dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
-            right[at] = ~attempt(engine, stage, x[at], y[at], index[at], ball, rng.fold(keys[at], "eps")).broke
+            right[at] = ~attempt(engine, stage, x[at], y[at], index[at], ball, keys[at]).broke
         grid.append(eps)
         counts.append(int(right.sum()))
     return {
@@ -63,7 +63,7 @@ def accuracy_against_eps(
 def loss_paths(engine: Engine, x: Images, y: Labels, threat: Threat, seed: int) -> dict[str, Any]:
     """The cross-entropy along `N_STARTS` runs of PGD-100 from random points, for the first `N_PATHS` correct images.
 
-    Madry et al. 2018, figures 1 and 5: where the runs end at much the same loss, first-order attacks have little left
+    Madry et al. 2018, figure 1: where the runs end at much the same loss, first-order attacks have little left
     to find. `loss` is indexed by image, start and step (n_steps + 1 values).
     """
     x, y = x[:MAX_IMAGES], y[:MAX_IMAGES]

@@ -8,7 +8,7 @@ from casemate.classifier import check_batch, check_logits
 from casemate.data import Dataset
 from casemate.errors import CasemateError
 from casemate.gradients import Engine, evaluating
-from casemate.losses import cross_entropy
+from casemate.losses import Logits, cross_entropy
 from casemate.threat import Images
 
 _CHUNK = 1024
@@ -36,12 +36,25 @@ def refuse_unfit(engine: Engine, data: Dataset) -> int:
     return n_logits
 
 
+def answers(engine: Engine, x: Images, keys: rng.Keys) -> Logits:
+    """`engine.logits`, where whatever the user's own code raises is a `CasemateError` too."""
+    try:
+        # The engine takes the answer for a tensor, so what it is is looked at first.
+        with evaluating(engine.model), torch.inference_mode(), rng.drawing_from(keys[:2]):
+            check_logits(engine.model(x[:2]), len(x[:2]), what="the model")
+        return engine.logits(x, keys=keys)
+    except CasemateError:
+        raise
+    except Exception as error:
+        raise CasemateError(f"the model cannot take images of shape {list(x.shape[1:])}: {_reason(error)}") from error
+
+
 def settle_precision(engine: Engine, data: Dataset) -> None:
     """The first gradient, on a few images: it fixes the precision of the search, or shows that there is none."""
     device = device_of(engine.model)
     x, y = data.images[:64].to(device), data.labels[:64].to(device)
     try:
-        engine.gradient(x, y, cross_entropy, keys=_keys(0, x))
+        engine.gradient(x, y, cross_entropy, keys=rng.image_keys(0, torch.arange(len(x), device=device)))
     except CasemateError:
         raise
     except Exception as error:
@@ -59,21 +72,11 @@ def _refuse_weights(engine: Engine) -> None:
 
 def _refuse_answers(engine: Engine, data: Dataset, start: int) -> int:
     x = data.images[start : start + _CHUNK].to(device_of(engine.model))
+    keys = rng.image_keys(0, torch.arange(start, start + len(x), device=x.device))
     try:
-        if start == 0:
-            # The engine takes what it is given for a tensor, so the kind of the answer is looked at first.
-            with evaluating(engine.model), torch.inference_mode(), rng.drawing_from(_keys(0, x[:2])):
-                check_logits(engine.model(x[:2]), len(x[:2]), what="the model")
-        return engine.logits(x, keys=_keys(start, x)).shape[1]
+        return answers(engine, x, keys).shape[1]
     except CasemateError as error:
         raise error if start == 0 else CasemateError(f"in the batch from image {start} on, {error}") from error
-    except Exception as error:
-        raise CasemateError(f"the model cannot take images of shape {list(x.shape[1:])}: {_reason(error)}") from error
-
-
-def _keys(start: int, x: Images) -> rng.Keys:
-    """Any keys will do, but without keys a randomised classifier would draw from the caller's global generator."""
-    return rng.image_keys(0, torch.arange(start, start + len(x), device=x.device))
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from casemate import rng
 from casemate.audit.manifest import device_of
+from casemate.audit.refusals import answers
 from casemate.audit.verdict import BROKEN, CERTIFIED, MISCLASSIFIED, VERDICTS, decode
 from casemate.data import Dataset
 from casemate.gradients import Engine
@@ -48,7 +49,7 @@ class Subject:
 
     def logits(self, x: Images, index: Sequence[int]) -> Logits:
         """The answers that decided the verdicts: a randomised classifier draws what it drew in the audit."""
-        return self.engine.logits(x, keys=rng.image_keys(self.seed, torch.tensor(index, device=x.device))).cpu()
+        return answers(self.engine, x, rng.image_keys(self.seed, torch.tensor(index, device=x.device))).cpu()
 
 
 def replay(subject: Subject, verdicts: pl.DataFrame, evidence: pl.DataFrame) -> Iterator[Failure]:

@@ -12,7 +12,7 @@ from casemate.errors import CasemateError
 from casemate.report import accuracy, words
 from casemate.report.bracket import Bracket, bracket
 from casemate.report.page import render
-from casemate.report.record import Record, read
+from casemate.report.record import Record, or_damaged, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +37,17 @@ def compare(runs: Sequence[Path], out: Path) -> Path:
         raise CasemateError("nothing to compare: name at least one run folder")
     compared = [_compared(number, run) for number, run in enumerate(runs, 1)]
     summaries = [run.summary for run in compared]
-    files.write_bytes(
-        out,
-        render(
+    with or_damaged("one of the runs"):
+        page = render(
             "compare.html",
             runs=compared,
             shared=_shared(summaries),
             differences=differences(compared),
             budgets_differ=len({str(run.record.manifest["attacks"]) for run in compared}) > 1,
-            **_curves(compared),
             attacks=_attacks(summaries),
-        ),
-    )
+            **_curves(compared),
+        )
+    files.write_bytes(out, page)
     return out
 
 
@@ -73,10 +72,8 @@ def differences(runs: Sequence[Compared]) -> list[Difference]:
 
 def _compared(number: int, run: Path) -> Compared:
     record = read(run)
-    try:
+    with or_damaged(f"the run in {run}"):
         return Compared(number, record, bracket(record.summary))
-    except (KeyError, TypeError) as error:
-        raise CasemateError(f"the run in {run} is damaged ({error}): make it again") from error
 
 
 def _by_value(runs: Sequence[Compared], key: str) -> str:
@@ -84,7 +81,7 @@ def _by_value(runs: Sequence[Compared], key: str) -> str:
     parts = []
     for value in dict.fromkeys(run.summary[key] for run in runs):
         numbers = [str(run.number) for run in runs if run.summary[key] == value]
-        named = f"runs {', '.join(numbers[:-1])} and {numbers[-1]}" if len(numbers) > 1 else f"run {numbers[0]}"
+        named = ("runs " if len(numbers) > 1 else "run ") + words.listed(numbers)
         parts.append(f"{words.images(value) if key == 'n' else value} in {named}")
     return "; ".join(parts)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -35,12 +36,9 @@ class LossPaths:
 
     @property
     def label(self) -> str:
-        ends = [f"image {index} ends between {_range(paths[:, -1])}" for index, paths in zip(*self._both, strict=True)]
+        pairs = zip(self.indices, self.loss, strict=True)
+        ends = [f"image {index} ends between {_range(paths[:, -1])}" for index, paths in pairs]
         return f"Loss against iteration from {self.n_starts} random starts: {'; '.join(ends)}."
-
-    @property
-    def _both(self) -> tuple[tuple[int, ...], tuple[npt.NDArray[np.float64], ...]]:
-        return self.indices, self.loss
 
 
 def loss_paths(curves: Mapping[str, Any] | None) -> LossPaths | None:
@@ -49,7 +47,9 @@ def loss_paths(curves: Mapping[str, Any] | None) -> LossPaths | None:
     if not found or not found["indices"] or not found["loss"][0] or not found["loss"][0][0]:
         return None
     loss = tuple(np.array(paths, dtype=np.float64) for paths in found["loss"][:N_PANELS])
-    return LossPaths(tuple(found["indices"][:N_PANELS]), found["n_starts"], loss, found.get("attack"))
+    return LossPaths(
+        tuple(int(index) for index in found["indices"][:N_PANELS]), found["n_starts"], loss, found.get("attack")
+    )
 
 
 def figure(paths: LossPaths) -> Markup:
@@ -61,7 +61,8 @@ def figure(paths: LossPaths) -> Markup:
             if place >= len(paths.loss):
                 axes.set_axis_off()
                 continue
-            axes.plot(paths.loss[place].T, color=chart.CERTIFIED, linewidth=0.8, alpha=0.55)
+            for line in axes.plot(paths.loss[place].T, color=chart.CERTIFIED, linewidth=0.8, alpha=0.55):
+                line.set_in_layout(False)  # measuring them all takes longer than drawing them
             axes.set_title(f"image {paths.indices[place]}", color=chart.INK)
             axes.set_xlabel("iteration" if place + columns >= len(paths.loss) else "")
             axes.tick_params(labelbottom=place + columns >= len(paths.loss))
@@ -78,7 +79,7 @@ def figure(paths: LossPaths) -> Markup:
     )
 
 
-def _log_axis(axes: Any) -> None:
+def _log_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]

@@ -9,7 +9,6 @@ import jinja2
 
 from casemate import files
 from casemate._version import __version__
-from casemate.errors import CasemateError
 from casemate.report import (
     accuracy,
     cascade,
@@ -22,7 +21,7 @@ from casemate.report import (
     words,
 )
 from casemate.report.bracket import bracket
-from casemate.report.record import Record, adversarial_images, clean_images, read
+from casemate.report.record import Record, adversarial_images, clean_images, or_damaged, read
 
 
 def write(run: Path) -> Path:
@@ -34,10 +33,8 @@ def write(run: Path) -> Path:
     """
     record = read(run)
     path = run / "report.html"
-    try:
+    with or_damaged(f"the run in {run}"):
         page = render("run.html", **_contents(record))
-    except (KeyError, TypeError, AttributeError, jinja2.UndefinedError) as error:
-        raise CasemateError(f"the run in {run} is damaged ({error}): make it again") from error
     files.write_bytes(path, page)
     return path
 
@@ -67,9 +64,10 @@ def _contents(record: Record) -> dict[str, Any]:
         "paths": paths,
         "paths_figure": paths and loss_paths.figure(paths),
         "training_figure": training_curve.figure(record.training),
+        "alarm": training_curve.alarm(record.training),
         "margins_figure": margins.figure(verdicts),
         "confusion": confusion.confusion(verdicts, classes),
-        "commands": manifest.get("command_lines") or [manifest["command"]],
+        "commands": [line for line in manifest.get("command_lines") or [manifest["command"]] if line],
         "groups": settings.settings_groups(manifest),
         "attack_rows": settings.attack_rows(manifest),
     }
@@ -92,6 +90,7 @@ def _environment() -> jinja2.Environment:
         "breakable": words.breakable,
         "decimal": words.decimal,
         "tenths": words.tenths,
+        "listed": words.listed,
         "quoted": shlex.quote,
         "described": settings.described,
     }

@@ -1,11 +1,13 @@
 """What a page is made of: the files of a finished run, and the images that it shows."""
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import polars as pl
 
 from casemate import data, files
@@ -42,6 +44,17 @@ def read(run: Path) -> Record:
         files.read_json(curves, "a report") if curves.exists() else None,
         _training(run / "training.jsonl"),
     )
+
+
+@contextlib.contextmanager
+def or_damaged(what: str) -> Iterator[None]:
+    """Turn what goes wrong inside, for want of an entry or a number in a file, into a sentence about `what`."""
+    try:
+        yield
+    except CasemateError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, jinja2.UndefinedError) as error:
+        raise CasemateError(f"{what} is damaged ({type(error).__name__}: {error}): make it again") from error
 
 
 def adversarial_images(record: Record, indices: Collection[int]) -> dict[int, Picture]:

@@ -34,13 +34,13 @@ def described(settings: Any) -> str:
         return ", ".join(described(entry) for entry in settings) or "none"
     if not isinstance(settings, Mapping):
         return _text(settings)
-    name = settings.get("attack")
+    name = settings.get("kind")
     inner = ", ".join(
         described(value) if isinstance(value, Mapping | list) else f"{key} {_text(value)}"
         for key, value in settings.items()
-        if not (key == "attack" and isinstance(value, str))
+        if key != "kind"
     )
-    return f"{name} ({inner})" if isinstance(name, str) else inner
+    return f"{name} ({inner})" if name else inner
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

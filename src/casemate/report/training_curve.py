@@ -43,6 +43,11 @@ def figure(log: Sequence[dict[str, Any]]) -> Markup | None:
     return chart.draw("training", _label(training, checks), onto, WIDE, NARROW)
 
 
+def alarm(log: Sequence[dict[str, Any]]) -> float | None:
+    """The epoch of the first check that the training called catastrophic overfitting; None where none was."""
+    return next((line["epoch"] for line in log if line.get("catastrophic_overfitting")), None)
+
+
 def _loss(axes: Axes, training: Sequence[dict[str, Any]]) -> None:
     epoch = np.array([line["epoch"] for line in training], dtype=np.float64)
     loss = np.array([line["loss"] for line in training], dtype=np.float64)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -62,6 +62,11 @@ def decimal(number: float | None, digits: int = 3) -> str:
         return str(number)
     text = f"{number:.{digits}f}".rstrip("0").rstrip(".")
     return f"{number:.2g}" if number and float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def breakable(name: str) -> Markup:

@@ -46,5 +46,7 @@ class Trades:
             target=clean,
         )
         logits, logits_adv = model(torch.cat([x, x_adv])).chunk(2)
-        robust = F.kl_div(logits_adv.log_softmax(dim=1), logits.softmax(dim=1), reduction="batchmean")
+        # Of logarithms on both sides: where a probability underflows to 0, the gradient of p log p would be NaN.
+        p, p_adv = logits.log_softmax(dim=1), logits_adv.log_softmax(dim=1)
+        robust = F.kl_div(p_adv, p, reduction="batchmean", log_target=True)
         return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing) + self.beta * robust

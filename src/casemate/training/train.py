@@ -22,7 +22,7 @@ from casemate.training import guard, refusals, state
 from casemate.training.averaging import Average
 from casemate.training.batches import Batches
 from casemate.training.folder import claimed, finished
-from casemate.training.launch import launch
+from casemate.training.launch import Devices, launch
 from casemate.training.log import LOG as LOG
 from casemate.training.log import Log, Observer
 from casemate.training.objective import Step
@@ -73,16 +73,8 @@ def train(
         raise CasemateError(
             f"a batch of {recipe.batch_size} does not divide among {settings.devices} devices: choose a multiple"
         )
-    return launch(
-        _run,
-        recipe,
-        folder,
-        settings,
-        devices=settings.devices,
-        accelerator=settings.accelerator,
-        mixed=settings.precision == "bfloat16",
-        observe=observe,
-    )
+    devices = Devices(settings.devices, settings.accelerator, mixed=settings.precision == "bfloat16")
+    return launch(_run, recipe, folder, settings, devices=devices, observe=observe)
 
 
 def _run(
