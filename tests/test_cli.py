@@ -177,7 +177,7 @@ def test_a_used_run_folder_is_refused_and_resume_accepts_it(place: Path) -> None
 def test_ctrl_c_leaves_an_audit_that_goes_on(place: Path) -> None:
     arguments = [
         "audit", "mine.py:network", "--data", "digits-sample", "--threat", "linf:0.002", "--run", "run",
-        "--block-size", "8", "--no-curves",
+        "--limit", "400", "--block-size", "8", "--no-curves",
     ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "casemate.cli", *arguments], cwd=place, stderr=subprocess.PIPE, text=True
@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_an_audit_that_goes_on(place: Path) -> None:
     assert "Traceback" not in errors
     done = len(list((place / "run").glob("verdicts/*.parquet")))
     assert done >= 1
-    resumed = casemate(*arguments, "--limit", "1000", "--resume", cwd=place)
+    resumed = casemate(*arguments, "--preset", "standard", "--resume", cwd=place)
     assert resumed.returncode == 0, resumed.stderr
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from casemate import audit, data, report
 from casemate.checkpoint import open_model
-from casemate.console import Bar
 from casemate.threat import parse
 from casemate.training import recipe as recipes
+from casemate.training.log import Observer
 from casemate.training.train import Settings, train
 
 NETWORKS = {"natural": "demo-natural", "robust": "demo-robust"}
@@ -33,14 +33,25 @@ class Demo:
         }
 
 
-def run(folder: Path, *, seed: int = 0, bar: Bar, say: Callable[[str], None]) -> Demo:
-    """Train both networks of `NETWORKS` on the embedded digits and audit both; what is there already is not redone."""
+def run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] | None = None,
+    training: Observer | None = None,
+    auditing: Callable[[audit.Progress], None] | None = None,
+) -> Demo:
+    """Train both networks of `NETWORKS` on the embedded digits and audit both; what is there already is not redone.
+
+    `say` is told what begins; `training` and `auditing` are told of the progress of each part.
+    """
+    say = say or (lambda _: None)
     summaries, pages = {}, {}
     for name, recipe_name in NETWORKS.items():
         chosen = recipes.find(recipe_name).model_copy(update={"seed": seed})
         checkpoint, audited = folder / name, folder / f"{name}-audit"
         say(f"training the {name} network ({recipe_name})")
-        train(chosen, checkpoint, Settings(resume=True, command="casemate demo"), observe=bar.training)
+        train(chosen, checkpoint, Settings(resume=True, command="casemate demo"), observe=training)
         opened = open_model(str(checkpoint))
         say(f"auditing the {name} network at {chosen.threat}")
         summaries[name] = audit.audit(
@@ -54,7 +65,7 @@ def run(folder: Path, *, seed: int = 0, bar: Bar, say: Callable[[str], None]) ->
             spec=str(checkpoint),
             card=opened.card,
             command="casemate demo",
-            progress=bar.auditing,
+            progress=auditing,
         )
         pages[name] = report.write(audited)
     runs = [folder / f"{name}-audit" for name in NETWORKS]

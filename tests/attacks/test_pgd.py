@@ -24,27 +24,28 @@ from casemate.threat import Threat
         (Linf(0.6), PGD(n_steps=20, loss="dlr")),
         (L2(0.5), PGD(n_steps=30, loss="margin")),
         (L2(2.0), PGD(n_steps=60)),
-        (L1(2.0), PGD(n_steps=60)),
-        (L1(8.0), PGD(n_steps=100, loss="margin", random_start=False)),
+        (L1(2.0), PGD(n_steps=20)),
     ],
     ids=str,
 )
 def test_breaks_what_the_closed_form_says_can_be_broken(threat: Threat, attack: PGD) -> None:
-    x = models.images(200, SHAPE)
-    model = models.Linear(SHAPE)
+    # The sparse l1 step moves 5% of the values at once, which wants more than two of them.
+    shape = (1, 14, 14) if isinstance(threat, L1) else SHAPE
+    x = models.images(200, shape)
+    model = models.Linear(shape)
     gain = model.gain(x, threat)
     # As many images within reach of the boundary as beyond it, for a box that is met and logits of ordinary size.
     ahead = -margin(model(x), zeros(200)).double()
     bias = float((gain - ahead).median())
-    model = models.Linear(SHAPE, bias=bias, scale=5 / float(gain.max()))
+    model = models.Linear(shape, bias=bias, scale=5 / float(gain.max()))
     ahead = ahead + bias
     x_adv = attack(model, x, zeros(200), threat, keys=keys(200))
     broken = margin(model(x_adv), zeros(200)) > 0
     assert threat.contains(x_adv, x).all()
     assert broken[ahead < 0.95 * gain].all()
     assert not broken[ahead > gain + 1e-4].any()
-    assert (ahead < 0.95 * gain).sum() > 50
-    assert (ahead > gain + 1e-4).sum() > 50
+    assert (ahead < 0.95 * gain).sum() > 30
+    assert (ahead > gain + 1e-4).sum() > 30
 
 
 def test_cost_is_that_of_the_images_that_resist() -> None:
@@ -121,10 +122,13 @@ def test_search_in_bfloat16_breaks_what_float32_breaks() -> None:
     model = models.seeded(lambda: models.Modal(SHAPE))
     x = models.images(64, SHAPE)
     y = model(x).argmax(dim=1)
-    for precision in ("float32", "bfloat16"):
-        engine = Engine(model, precision=precision)  # type: ignore[arg-type]
-        x_adv = PGD(n_steps=10)(engine, x, y, Linf(0.1), keys=keys(64))
-        assert (margin(model(x_adv), y) > 0).float().mean() > 0.9
+    exact, low = (
+        PGD(n_steps=10)(Engine(model, precision=precision), x, y, Linf(0.1), keys=keys(64))
+        for precision in ("float32", "bfloat16")
+    )
+    broken = margin(model(exact), y) > 0
+    assert 20 < int(broken.sum()) < 64
+    assert int((broken != (margin(model(low), y) > 0)).sum()) <= 2
 
 
 def test_targets_ask_for_those_very_classes() -> None:
@@ -173,8 +177,8 @@ def test_flat_spot_is_left_in_a_random_direction() -> None:
     PGD(n_steps=2, random_start=False, loss="margin")(
         Engine(recorded, precision="float32"), x, zeros(2), L2(0.5), keys=keys(2)
     )
-    tried = recorded.seen[-1][:2]
-    assert not torch.equal(tried, x)
+    tried = torch.cat([seen[:2] for seen in recorded.seen if not torch.equal(seen[:1], x[:1])])
+    assert len(tried) >= 2
     assert not torch.equal(tried[0], tried[1]), "each image has a direction of its own"
 
 

@@ -50,7 +50,8 @@ class Page(HTMLParser):
         return [
             " ".join("".join(text).split())
             for name, values, text in self.elements
-            if name == tag and all(wanted in values.get(key.strip("_"), "").split() for key, wanted in attributes.items())
+            if name == tag
+            and all(wanted in values.get(key.strip("_"), "").split() for key, wanted in attributes.items())
         ]
 
     def tags(self, tag: str) -> list[dict[str, str]]:

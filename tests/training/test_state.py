@@ -20,7 +20,7 @@ Parts = tuple[Recipe, nn.Module, torch.optim.Optimizer, Average | None]
 
 def parts(kind: str = "adam", *, average: bool = True) -> Parts:
     recipe = quick(optimiser={"kind": kind, "lr": 0.01})
-    model = models.build("preact-resnet", width=2).to(memory_format=torch.channels_last)
+    model = models.build("preact-resnet", width=16).to(memory_format=torch.channels_last)
     return recipe, model, recipe.optimiser.build(model), Average(model, 0.9) if average else None
 
 

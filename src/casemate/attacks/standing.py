@@ -61,24 +61,24 @@ class Standing:
         Returns which of the standing images still stand afterwards; `index` then names those.
         """
         candidates = (found > 0).nonzero().squeeze(1)
-        broken = torch.zeros_like(found, dtype=torch.bool)
         if len(candidates):
-            at = self.index[candidates]
-            exact = self._exact_excess(x_adv[candidates], at)
-            broken[candidates] = exact > 0
-            # What only the low-precision search believes is broken is known by its exact value from here on.
+            # What the low-precision search believes is broken is known by its exact value from here on.
             found = found.clone()
-            found[candidates] = exact
+            found[candidates] = self._exact_excess(x_adv[candidates], self.index[candidates])
+        return self._keep(x_adv, found)
+
+    def record_exactly(self, x_adv: Images) -> None:
+        """`record` for points whose excess the search does not know: one exact pass over them."""
+        self._keep(x_adv, self._exact_excess(x_adv, self.index))
+
+    def _keep(self, x_adv: Images, found: Float[Tensor, "standing"]) -> Bool[Tensor, "standing"]:
         better = found > self._best_excess[self.index]
         improved = self.index[better]
         self.best[improved] = x_adv[better]
         self._best_excess[improved] = found[better]
-        self.index = self.index[~broken]
-        return ~broken
-
-    def record_exactly(self, x_adv: Images) -> None:
-        """`record` for points whose excess the search does not know: one exact pass over them."""
-        self.record(x_adv, self._exact_excess(x_adv, self.index))
+        still = found <= 0
+        self.index = self.index[still]
+        return still
 
     def _exact_excess(self, x_adv: Images, at: Int64[Tensor, "some"]) -> Values:
         targets = None if self.targets is None else self.targets[at]

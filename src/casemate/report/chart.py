@@ -119,7 +119,7 @@ def _inline(svg: str, prefix: str, size: Size) -> str:
     svg = svg.replace("xlink:href", "href")
     svg = re.sub(r'(?<= id=")', f"{prefix}-", svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', _rounded, svg)
+    svg = re.sub(r' (?:d|x|y|width|height|transform)="[^"]*"', _rounded, svg)
     # The font itself is the page's; matplotlib writes it in one of two forms, depending on its version.
     svg = re.sub(r"font: (?:[^;\"]*? )?([\d.]+px) [^;\"]*", r"font-size: \g<1>", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)

@@ -63,5 +63,8 @@ def _span(margins: np.ndarray) -> tuple[float, float]:
 def _edges(low: float, high: float) -> np.ndarray:
     """Bins of one width, an edge at 0, so that no bar holds both sides of the decision boundary."""
     low, high = min(low, 0.0), max(high, 0.0)
-    width = max(high - low, 1e-6) / N_BINS
-    return width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
+    width = (high - low or 1.0) / N_BINS
+    edges = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1 + (low == high))
+    # Rounding must not leave the outermost image out.
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    return edges

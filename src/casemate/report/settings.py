@@ -40,7 +40,7 @@ def described(settings: Any) -> str:
         for key, value in settings.items()
         if key != "kind"
     )
-    return f"{name} ({inner})" if name else inner
+    return f"{name} ({inner})" if name and inner else str(name or inner)
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ ACCURACIES = {
 def figure(log: Sequence[dict[str, Any]]) -> Markup | None:
     """The training curve from the lines of a training log; None where nothing in it can be drawn."""
     training = [line for line in log if line.get("kind") == "train" and "loss" in line]
-    checks = [line for line in log if line.get("kind") == "check"]
+    checks = [line for line in log if any(line.get(key) is not None for key in ACCURACIES)]
     if not training and not checks:
         return None
 

@@ -84,7 +84,7 @@ def load(
                 average.model.load_state_dict(_below("average", tensors))
             _restore(optimiser, _below("optimiser", tensors))
             return _progress(metadata["progress"]), _below("best", tensors) or None
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CasemateError(f"{path} cannot be read ({reason}): delete it to train from the beginning") from None
     raise CasemateError(f"{path} belongs to another recipe: resume with that one, or name another folder")

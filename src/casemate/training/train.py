@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from casemate import checkpoint, data, models, rng
 from casemate.errors import CasemateError
-from casemate.gradients import Engine, Precision, check_precision
+from casemate.gradients import Engine, Precision, check_precision, evaluating
 from casemate.losses import cross_entropy
 from casemate.threat import parse
 from casemate.training import guard, refusals, state
@@ -23,6 +22,7 @@ from casemate.training.averaging import Average
 from casemate.training.batches import Batches
 from casemate.training.folder import claimed, finished
 from casemate.training.launch import Devices, launch
+from casemate.training.layout import laid_out
 from casemate.training.log import LOG as LOG
 from casemate.training.log import Log, Observer
 from casemate.training.objective import Step
@@ -111,15 +111,14 @@ class _Run:
         self.fabric, self.recipe, self.folder, self.settings = fabric, recipe, folder, settings
         self.threat, self.objective = parse(recipe.threat), recipe.build_objective()
         torch.manual_seed(recipe.seed)
-        self.raw = models.build(recipe.model.name, **recipe.model.arguments)
-        self.raw = self.raw.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.raw = laid_out(models.build(recipe.model.name, **recipe.model.arguments), fabric.device)
         # Only one process downloads what is not there yet.
         with fabric.rank_zero_first(local=True):
             dataset = data.load(recipe.data, "train")
-        self.data_fingerprint = dataset.fingerprint
+        self.data_fingerprint, self.n_classes = dataset.fingerprint, dataset.n_classes
         self.batches = Batches(dataset, recipe, fabric.device, fabric.global_rank, fabric.world_size)
         self.model, self.optimiser = fabric.setup(self.raw, recipe.optimiser.build(self.raw))
-        refusals.refuse_misfit(self.raw, self.batches, dataset.n_classes)
+        refusals.refuse_misfit(self.raw, self.batches, self.n_classes)
         self.average = None if recipe.average is None else Average(self.raw, recipe.average)
         self.log = Log(folder, self.batches.total, observe)
         self.progress = state.Progress()
@@ -195,8 +194,7 @@ class _Run:
         # The loss of the whole batch, so that all processes see the same and stop together.
         whole: Any = self.fabric.all_reduce(loss, reduce_op="mean")
         value = float(whole)
-        if not math.isfinite(value):
-            raise refusals.diverged(self.progress.number)
+        refusals.refuse_diverged(value, self.n_classes, self.progress.number)
         self._log("train", loss=value, lr=self.optimiser.param_groups[0]["lr"])
 
     def _check(self) -> None:
@@ -231,8 +229,7 @@ class _Run:
     def _save(self) -> None:
         if not self.fabric.is_global_zero:
             return
-        if not all(bool(parameter.isfinite().all()) for parameter in self.raw.parameters()):
-            raise refusals.diverged(self.progress.number)
+        refusals.refuse_not_finite(self.raw, self.progress.number)
         state.save(
             self.folder / STATE,
             recipe=self.recipe,
@@ -267,6 +264,7 @@ class _Run:
             "command": self.settings.command,
         }
         if self.fabric.is_global_zero:
+            refusals.refuse_not_finite(kept, self.progress.number)
             checkpoint.save(self.folder, kept, card)
             (self.folder / STATE).unlink(missing_ok=True)
         self.fabric.barrier()
@@ -278,9 +276,9 @@ class _Run:
         try:
             yield
         except CasemateError:
-            x = self.batches.held.x[:64]
-            with torch.no_grad():
-                finite = all(bool(model(x).isfinite().all()) for model in (self.raw, self._kept()))
-            if finite:
-                raise
-            raise refusals.diverged(self.progress.number) from None
+            for model in (self.raw, self._kept()):
+                refusals.refuse_not_finite(model, self.progress.number)
+                with torch.no_grad(), evaluating(model):
+                    if not bool(model(self.batches.held.x[:64]).isfinite().all()):
+                        raise refusals.diverged(self.progress.number) from None
+            raise

@@ -1,0 +1,1 @@
+"""Speed against other libraries: each program is a command, `python -m benchmarks.NAME --help`."""

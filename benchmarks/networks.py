@@ -1,0 +1,48 @@
+"""The networks the attacks are timed on, all of them Madry's network A (casemate.models, scale 16)."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from casemate import checkpoint, data, models
+from casemate.errors import CasemateError
+
+
+def network_a(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.build("madry-mnist", scale=16, init="pytorch")
+
+
+def opened(folder: Path) -> nn.Module:
+    """The checkpoint in `folder`, which must be network A: on another network the figures mean something else."""
+    model, card = checkpoint.load(folder)
+    if card["architecture"] != "madry-mnist" or card["arguments"].get("scale", 16) != 16:
+        raise CasemateError(f"{folder} is not Madry's network A: name a checkpoint of madry-mnist at scale 16")
+    return model
+
+
+def natural(seed: int, n_steps: int = 400, batch_size: int = 100) -> nn.Module:
+    """Network A after `n_steps` natural steps on MNIST: right on about 98%, and it breaks within a few PGD steps."""
+    model, dataset = network_a(seed), data.load("mnist", "train")
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    for number in range(n_steps):
+        at = order[number * batch_size % len(order) :][:batch_size]
+        loss = F.cross_entropy(model(dataset.images[at]), dataset.labels[at])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def unbreakable(seed: int, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """A random network A that calls every image class 0, with these labels: no image leaves the search early.
+
+    Its logits differ by about 0.1 where the bias of class 0 is raised by 10, and its gradients are still far from 0.
+    """
+    model = network_a(seed).eval()
+    with torch.no_grad():
+        model.get_parameter("fc2.bias")[0] += 10
+    return model, torch.zeros(len(x), dtype=torch.int64)

@@ -1,0 +1,100 @@
+"""Tables of the results: `python -m benchmarks.tables` writes them into benchmarks/README.md from results/*.json."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+from casemate import files
+
+README = Path(__file__).parent / "README.md"
+
+Row = dict[str, Any]
+
+
+def attack_table(result: Row) -> str:
+    rows = [
+        (
+            row["name"],
+            row["handed"].partition(",")[0],
+            f"{row['wall']:.2f}",
+            f"{row['wall_multiple']:.2f}",
+            f"{row['cpu_multiple']:.2f}",
+            "" if row["name"].startswith("bare") else f"{row['attacked_accuracy']:.1%}",
+            "" if row["name"].startswith("bare") else str(row["outside"]),
+        )
+        for row in result["rows"]
+    ]
+    head = ("", "handed", "seconds", "x bare", "x bare, CPU time", "attacked accuracy", "images outside")
+    ways = list(next(iter(result["trials"].values())))
+    unit = result["trials"]["bare"][ways[0]]["wall"]
+    trials = [(name, *(f"{found[way]['wall'] / unit:.2f}" for way in ways)) for name, found in result["trials"].items()]
+    return "\n".join(
+        [
+            _facts(result),
+            "",
+            _markdown(head, rows),
+            "",
+            f"Each way to hand the images over, {result['trial_steps']} steps, as multiples of the first figure:",
+            "",
+            _markdown(("", *ways), trials),
+        ]
+    )
+
+
+def training_table(result: Row) -> str:
+    ours = result["rows"][0]
+    head = ("", "seconds an epoch", "x casemate", "x casemate, CPU time", "clean", "attacked accuracy")
+    rows = [
+        (
+            row["name"],
+            f"{row['wall'] * result['steps_per_epoch'] / result['steps']:.0f}",
+            f"{row['wall'] / ours['wall']:.2f}",
+            f"{row['cpu'] / ours['cpu']:.2f}",
+            f"{row['clean_accuracy']:.1%}",
+            f"{row['attacked_accuracy']:.1%}",
+        )
+        for row in result["rows"]
+    ]
+    return f"{_facts(result)}\n\n{_markdown(head, rows)}"
+
+
+def _facts(result: Row) -> str:
+    machine, versions = result["machine"], result["versions"]
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"`{result['command']}`: {result['date']}, {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['instructions']}, {result['threads']} threads, seed {result['seed']}, "
+        f"median of {result['repeats']}, {result['seconds']} s in all, load before {result['load_before']}; "
+        f"network: {result['network']}; {packages}."
+    )
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TABLES: dict[str, Callable[[Row], str]] = {
+    "pgd_speed": attack_table,
+    "active_set": attack_table,
+    "training_speed": training_table,
+}
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        if not (RESULTS / f"{name}.json").exists():
+            continue
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        text = f"{before}{begin}\n{table(result)}\n\n{end}{after}"
+    files.write_bytes(README, text.encode())
+
+
+if __name__ == "__main__":
+    main()

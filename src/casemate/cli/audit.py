@@ -1,0 +1,85 @@
+"""`casemate audit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from casemate.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    Json,
+    Limit,
+    Model,
+    PrecisionName,
+    Resume,
+    Seed,
+    Split,
+    ThreatText,
+    Weights,
+    command_line,
+    open_all,
+    precision_of,
+    resumable,
+    stem,
+)
+
+
+def audit(
+    model: Model,
+    data: Data,
+    threat: ThreatText,
+    split: Split = "test",
+    preset: Annotated[str, typer.Option(help="How hard to try: quick, standard or thorough.")] = "standard",
+    limit: Limit = None,
+    weights: Weights = None,
+    run: Annotated[Path | None, typer.Option(help="The run folder; named after the audit if left out.")] = None,
+    require: Annotated[
+        float | None, typer.Option(help="Exit with status 1 if attacked accuracy is below this share.")
+    ] = None,
+    curves: Annotated[bool, typer.Option(help="Also measure accuracy against eps and loss paths.")] = True,
+    block_size: Annotated[int, typer.Option(help="Images stored at a time; what a killed audit may lose.")] = 256,
+    batch_size: BatchSize = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: PrecisionName = "auto",
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Give every image a verdict with evidence: a run folder that `check` replays, and its page."""
+    from casemate import audit as auditing
+    from casemate import report
+    from casemate.cli import console
+
+    opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
+    folder = run or Path("runs") / f"{stem(model)}-{data.replace(':', '-').replace('/', '-')}-{ball}-{preset}".replace(
+        ":", ""
+    ).replace("/", "_")
+    with console.Bar("audit") as bar, resumable(folder):
+        summary = auditing.audit(
+            opened.model,
+            dataset,
+            ball,
+            run=folder,
+            preset=preset,
+            seed=seed,
+            precision=precision_of(precision),
+            batch_size=batch_size,
+            block_size=block_size,
+            resume=resume,
+            curves=curves,
+            spec=model,
+            weights=None if weights is None else str(weights),
+            card=opened.card,
+            command=command_line(),
+            progress=bar.auditing,
+        )
+    page = report.write(folder)
+    if json:
+        console.print_json(summary.as_json())
+    else:
+        console.print_summary(summary)
+        console.say(f"report: {page}\ncheck it: casemate check {folder}")
+    if require is not None and summary.bracket.attacked_accuracy < require:
+        raise typer.Exit(1)
