@@ -38,7 +38,9 @@ docs: .venv/installed
 	$(BIN)/mkdocs build --strict
 
 bench: .bench-venv/installed
-	$(BENCH_BIN)/python -m benchmarks
+	$(BENCH_BIN)/python -m benchmarks.pgd_speed
+	$(BENCH_BIN)/python -m benchmarks.active_set
+	$(BENCH_BIN)/python -m benchmarks.training_speed
 
 clean:
 	rm -rf .venv .bench-venv site dist

@@ -253,7 +253,7 @@ def test_layer_that_cuts_the_gradient_off_is_one_sentence() -> None:
             return torch.tensor(x.detach().tolist())
 
     x, y = batch(2)
-    with pytest.raises(CasemateError, match="no gradient reaches the image through the model: declare a surrogate"):
+    with pytest.raises(CasemateError, match="no gradient with respect to its images: declare a surrogate"):
         Engine(nn.Sequential(Detached(), models.Linear(SHAPE)), precision="float32").gradient(x, y, margin)
 
 

@@ -240,7 +240,7 @@ def _use_surrogate(module: nn.Module) -> None:
 def _differentiable(logits: Tensor) -> Tensor:
     if not logits.requires_grad:
         raise CasemateError(
-            "no gradient reaches the image through the model: declare a surrogate on the layer that cuts it off"
+            "the model has no gradient with respect to its images: declare a surrogate on the layer that cuts it off"
         )
     return logits
 

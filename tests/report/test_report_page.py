@@ -54,7 +54,7 @@ def test_the_page_is_whole_and_says_the_numbers_of_the_summary(run: Path, page: 
 
 
 def test_the_page_never_promises_security(page: Page) -> None:
-    assert not re.search(r"\bsecure|\bsafe\b(?! for colour)", page.text.lower())
+    assert not re.search(r"\bsecur|\bsafe", page.text.lower())
 
 
 @pytest.mark.parametrize("verdicts", [(4, 20, 6), (0, 20, 0), (0, 0, 20)])
@@ -110,7 +110,9 @@ def test_a_resumed_run_shows_every_command_line(tmp_path: Path) -> None:
 
 def test_what_comes_from_files_cannot_become_markup(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    fabricated.run_folder(folder, model=HOSTILE, classes=(HOSTILE, *"123456789"), stages=(HOSTILE, "PGD"))
+    fabricated.run_folder(
+        folder, model=HOSTILE, classes=(HOSTILE, *"123456789"), stages=(HOSTILE, "PGD"), training=False
+    )
     fabricated.edit(
         folder / "run.json",
         command=HOSTILE,
@@ -163,21 +165,29 @@ def test_equal_run_folders_give_equal_bytes_whatever_the_user_set(run: Path, pag
 
 
 @pytest.mark.parametrize(
-    ("what", "section", "words"),
+    ("what", "said"),
     [
-        ({}, "accuracy", "This run did not sweep eps."),
-        ({}, "loss", "This run kept no loss paths."),
-        ({}, "training", "The model came without a training log."),
-        ({"verdicts": (2, 0, 0)}, "gallery", "No image was broken with this budget."),
-        ({"verdicts": (2, 0, 0)}, "confusion", "No image was broken"),
-        ({"verdicts": (2, 0, 0)}, "attacks", "Nothing was broken, so the bars are empty."),
-        ({"verdicts": (0, 20, 0)}, "unresolved", "No image is unresolved."),
-        ({"stages": ()}, "attacks", "No attack ran."),
+        (
+            {"verdicts": (2, 0, 0)},
+            {
+                "accuracy": "This run did not sweep eps.",
+                "attacks": "Nothing was broken, so the bars are empty.",
+                "gallery": "No image was broken with this budget.",
+                "loss": "This run kept no loss paths.",
+                "training": "The model came without a training log.",
+                "confusion": "No image was broken",
+            },
+        ),
+        (
+            {"verdicts": (20, 0, 0), "stages": ()},
+            {"attacks": "No attack ran.", "unresolved": "No image is unresolved."},
+        ),
     ],
 )
-def test_an_absent_part_is_said_to_be_absent(tmp_path: Path, what: dict[str, object], section: str, words: str) -> None:
-    what = {"verdicts": (20, 0, 0)} | what if "stages" in what else what
-    assert words in quick(tmp_path / "run", **what).section(section)
+def test_an_absent_part_is_said_to_be_absent(tmp_path: Path, what: dict[str, object], said: dict[str, str]) -> None:
+    page = quick(tmp_path / "run", **what)
+    for section, words in said.items():
+        assert words in page.section(section)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ FAULTS: list[tuple[type[nn.Module], str]] = [
     (_Undeclared, "does not declare surrogate"),
     (_Maybe, "stochastic must be True or False"),
     (_NoSurrogate, "zero or not finite: declare a surrogate"),
-    (_Detached, "no gradient reaches the image through the model: declare a surrogate"),
+    (_Detached, "no gradient with respect to its images: declare a surrogate"),
     (_WrongSurrogate, "surrogate of _WrongSurrogate returned"),
     (_FlatSurrogate, "not differentiable"),
     (_TextSurrogate, "callable or None"),

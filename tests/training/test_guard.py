@@ -33,6 +33,10 @@ def test_a_collapse_is_not_forgotten() -> None:
     assert has_overfitted_catastrophically(RECOVERED)
 
 
+def test_the_alarm_is_also_for_robustness_that_only_one_step_ever_saw() -> None:
+    assert [catastrophic_overfitting(checks((0.9, 0.7, attacked))) for attacked in (0.06, 0.3)] == [True, False]
+
+
 @pytest.mark.parametrize(
     "last",
     [
@@ -46,7 +50,7 @@ def test_other_losses_of_accuracy_are_no_catastrophic_overfitting(last: tuple[fl
 
 
 def test_a_natural_network_raises_no_alarm() -> None:
-    assert not has_overfitted_catastrophically(checks((0.9, 0.3, 0.02), (0.95, 0.5, 0.01), (0.97, 0.6, 0.0)))
+    assert not has_overfitted_catastrophically(checks((0.9, 0.3, 0.02), (0.95, 0.5, 0.01), (0.97, 0.58, 0.0)))
 
 
 def test_patience_counts_checks_since_the_best() -> None:

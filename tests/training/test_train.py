@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,8 @@ def test_with_patience_the_alarm_stops_training(planted: Planted, tmp_path: Path
         ("natural", {"name": "small-cnn", "arguments": {"width": 4}}),
         ("adversarial", {"name": "small-cnn", "arguments": {"width": 4}}),
         ("trades", {"name": "madry-mnist", "arguments": {"scale": 1}}),
-        ("fast", {"name": "preact-resnet", "arguments": {"width": 2}}),
-        ("trades", {"name": "preact-resnet", "arguments": {"width": 2}}),
+        ("fast", {"name": "toy"}),
+        ("trades", {"name": "toy"}),
     ],
 )
 def test_weights_that_diverge_are_one_sentence(
@@ -330,11 +330,3 @@ def test_mixed_precision_trains_too(tmp_path: Path) -> None:
     recipe = quick(objective={"kind": "trades", "n_steps": 1}, epochs=0.3)
     card = train(recipe, tmp_path, Settings(accelerator="cpu", precision="bfloat16"))
     assert (card["search_precision"], card["steps"]) == ("bfloat16", 3)
-
-
-def test_checks_of_a_real_network_are_ordered(tmp_path: Path) -> None:
-    rows: list[Mapping[str, Any]] = []
-    train(quick(optimiser={"lr": 0.02}, epochs=3), tmp_path, CPU, observe=lambda row, _: rows.append(row))
-    checks: Sequence[Mapping[str, Any]] = [row for row in rows if row["kind"] == "check"]
-    assert len(checks) == 3
-    assert all(row["clean_accuracy"] >= row["one_step_accuracy"] >= row["attacked_accuracy"] for row in checks)

@@ -1,6 +1,9 @@
 """Small things to train: recipes that take a second, models whose worst case is known, and a process to be killed."""
 
 import json
+import os
+import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate import models
+from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.rng import image_keys
 from casemate.training import recipe as recipes
@@ -54,14 +58,40 @@ def weights_of(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def with_dropout() -> nn.Sequential:
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10))
+def with_norm_and_dropout() -> nn.Sequential:
+    """An architecture with running statistics and draws of its own."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(288, 10),
+    )
 
 
-def train_in_this_process(content: dict[str, Any], folder: str, save_every: float, devices: int = 1) -> None:
-    """For a process that is to be killed: trains, or goes on, saving the state that often."""
+def train_in_this_process(
+    content: dict[str, Any], folder: str, save_every: float, devices: int = 1, killed_at: int | None = None
+) -> None:
+    """For a process that is to be killed, or that kills itself at a step: trains, or goes on, saving that often."""
     torch.set_num_threads(1)
     training.SAVE_EVERY_SECONDS = save_every
-    models.ARCHITECTURES["with-dropout"] = with_dropout
+    models.ARCHITECTURES["toy"] = with_norm_and_dropout
+
+    def observe(row: Mapping[str, Any], total: int) -> None:
+        if row["step"] == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     settings = training.Settings(devices, "cpu", resume=True)
-    training.train(recipes.from_dict(content, "quick"), Path(folder), settings)
+    training.train(recipes.from_dict(content, "quick"), Path(folder), settings, observe=observe)
+
+
+def fails_on_the_second(fabric: Any, *_: object) -> dict[str, Any]:
+    """For two processes, of which the first waits for the other for good."""
+    if fabric.global_rank == 1:
+        raise CasemateError("the second has had enough")
+    fabric.barrier()
+    return {}

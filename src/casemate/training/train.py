@@ -74,15 +74,20 @@ def train(
             f"a batch of {recipe.batch_size} does not divide among {settings.devices} devices: choose a multiple"
         )
     devices = Devices(settings.devices, settings.accelerator, mixed=settings.precision == "bfloat16")
-    return launch(_run, recipe, folder, settings, devices=devices, observe=observe)
+    return launch(_run, recipe, folder, settings, SAVE_EVERY_SECONDS, devices=devices, observe=observe)
 
 
 def _run(
-    fabric: lightning_fabric.Fabric, recipe: Recipe, folder: Path, settings: Settings, observe: Observer | None
+    fabric: lightning_fabric.Fabric,
+    recipe: Recipe,
+    folder: Path,
+    settings: Settings,
+    save_every: float,
+    observe: Observer | None,
 ) -> dict[str, Any]:
     claim = claimed(folder) if fabric.is_global_zero else contextlib.nullcontext()
     with claim, _reproducible():
-        return _Run(fabric, recipe, folder, settings, observe).go()
+        return _Run(fabric, recipe, folder, settings, observe).go(save_every)
 
 
 @contextlib.contextmanager
@@ -124,7 +129,7 @@ class _Run:
         self.progress = state.Progress()
         self.best: state.Weights | None = None
 
-    def go(self) -> dict[str, Any]:
+    def go(self, save_every: float) -> dict[str, Any]:
         self._begin()
         share = self.recipe.batch_size // self.fabric.world_size
         engine = Engine(self.raw, precision=self.progress.precision, batch_size=share)
@@ -145,7 +150,7 @@ class _Run:
             if done % (per_epoch * self.recipe.check.every) == 0 or done == total:
                 with self._blaming_divergence():
                     self._check()
-            if now - saved > SAVE_EVERY_SECONDS:
+            if now - saved > save_every:
                 self._save()
                 saved = now
         return self._finish()
