@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from casemate.cli import app
+from casemate.cli import app, main
 
 NETWORK = """
 import torch
@@ -245,3 +245,26 @@ def test_compare_puts_runs_side_by_side(place: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert len(json.loads(result.stdout)["runs"]) == 2
     assert (place / "runs" / "compare.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--attack", "multi-target", "--target-rank", "3"), "--target-rank"),
+        (("--attack", "pgd", "--source", "mine.py:network"), "--source"),
+        (("--attack", "fgsm", "--n-restarts", "3"), "fgsm"),
+        (("--attack", "transfer"), "--source"),
+        (("--attack", "pdg"), "multi-target"),
+    ],
+)
+def test_an_option_an_attack_has_no_use_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str], word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["casemate", "attack", "m.py:f", "--data", "mnist", "--threat", "linf:0.1", *options]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert word in capsys.readouterr().err

@@ -422,3 +422,44 @@ def test_engine_for_keeps_an_engine() -> None:
     engine = Engine(rippled())
     assert engine_for(engine) is engine
     assert engine_for(engine.model).model is engine.model
+
+
+class WritesIntoItsInput(nn.Module):
+    """Rounds in place, as careless preprocessing does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2).flatten(1)[:, :2] * 3
+
+
+@pytest.mark.parametrize("n", [13, 16])
+def test_a_model_that_writes_into_its_input_leaves_the_images_alone(n: int) -> None:
+    x = models.images(n, (1, 4, 4))
+    before, engine = x.clone(), Engine(WritesIntoItsInput())
+    y = torch.zeros(n, dtype=torch.int64)
+    logits = engine.logits(x)
+    engine.gradient(x, y, cross_entropy)
+    assert torch.equal(x, before)
+    assert torch.allclose(logits, 6 * before.flatten(1)[:, :2])
+
+
+class Offset(nn.Module):
+    """Logits with a constant added, which softmax does not see and bfloat16 cannot hold."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.inner, self.offset = models.seeded(lambda: models.Rippled(SHAPE)), offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + self.offset
+
+
+@pytest.mark.parametrize(("offset", "chosen"), [(0.0, "bfloat16"), (3000.0, "float32")])
+def test_bfloat16_is_not_chosen_where_it_loses_the_logits(
+    offset: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casemate.gradients._may_be_faster_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("casemate.gradients._measure_faster", lambda model, x: torch.bfloat16)
+    monkeypatch.setattr("casemate.gradients._faster_precision", {})
+    engine, (x, y) = Engine(Offset(offset)), batch(16)
+    engine.gradient(x, y, cross_entropy)
+    assert engine.search_precision == chosen

@@ -64,12 +64,13 @@ class Engine:
 
         def run(part: slice, images: Images) -> Tensor:
             with torch.inference_mode(), rng.drawing_from(_padded_keys(draw, part, len(images))):
-                answer = self.model(images)
+                # A clone, because a model may write into its input.
+                answer = self.model(images.clone())
             if not isinstance(answer, Tensor):
                 check_logits(answer, len(images), what="the model")
             return answer
 
-        with evaluating(self.model):
+        with evaluating(self.model), _full_float32(x.device):
             (logits,) = self._batched(x, lambda part, images: (run(part, images),))
         logits = logits.float()
         check_logits(logits, len(x), what="the model")
@@ -140,7 +141,9 @@ class Engine:
         key = (str(x.device), type(self.model).__qualname__, (*x.shape[1:], *shapes))
         if key not in _faster_precision:
             _faster_precision[key] = _measure_faster(self.model, x[:64])
-        return _faster_precision[key]
+        # Speed is a matter of the shapes, but whether the answers survive is one of these very weights.
+        rough = _faster_precision[key]
+        return rough if rough == torch.float32 or _agrees(self.model, x[:64], rough) else torch.float32
 
     def _batched(self, x: Images, run: Callable[[slice, Images], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Call `run` on consecutive batches, each padded to a whole multiple; join the results without the padding."""
@@ -196,6 +199,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextlib.contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """float32 arithmetic without the shortened mantissas (TF32) that CUDA convolutions use by default."""
+    if device.type != "cuda":
+        yield
+        return
+    backends: Any = torch.backends
+    kinds = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 class _StraightThrough(torch.autograd.Function):
     """Forward: the exact output; backward: through the stand-in (BPDA, Athalye et al. 2018, section 4.1)."""
 
@@ -246,7 +267,8 @@ def _differentiable(logits: Tensor) -> Tensor:
 
 
 def _laid_out(x: Images, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+    # Always a copy, because a model may write into its input.
+    return x.to(dtype, memory_format=torch.channels_last, copy=True)
 
 
 def _padded(values: Tensor, size: int) -> Tensor:
@@ -281,7 +303,7 @@ def _choose_batch_size(model: nn.Module, x: Images) -> int:
     draws = rng.drawing_from(torch.zeros(1, dtype=torch.int64, device=x.device))
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with evaluating(model), torch.enable_grad(), draws, hooks:
-        model(probe)
+        model(probe.clone())
     budget = CPU_WORKING_SET
     if x.device.type == "cuda":
         budget = torch.cuda.mem_get_info(x.device)[0] // 3
@@ -301,6 +323,18 @@ def _measure_faster(model: nn.Module, x: Images) -> torch.dtype:
     with contextlib.suppress(RuntimeError):
         seconds[torch.bfloat16] = _gradient_seconds(_search_copy(model, torch.bfloat16), x, torch.bfloat16)
     return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _agrees(model: nn.Module, x: Images, dtype: torch.dtype) -> bool:
+    """Whether the differences between logits, all that a search sees, survive `dtype`; they do not where it is NaN."""
+    answers = []
+    for precision in (torch.float32, dtype):
+        keys = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        with torch.no_grad(), rng.drawing_from(keys):
+            logits = _search_copy(model, precision)(_laid_out(x, precision)).float()
+        answers.append(logits - logits.mean(dim=1, keepdim=True))
+    exact, rough = answers
+    return bool((exact - rough).norm() <= 0.1 * exact.norm())
 
 
 def _gradient_seconds(search: nn.Module, x: Images, dtype: torch.dtype) -> float:

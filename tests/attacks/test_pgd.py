@@ -258,3 +258,25 @@ def test_batch_that_is_none_is_refused(spoil, message: str) -> None:  # type: ig
     x, y = spoil(models.images(3, SHAPE), zeros(3))
     with pytest.raises(CasemateError, match=message):
         PGD(n_steps=1)(models.Linear(SHAPE), x, y, Linf(0.1), keys=keys(3))
+
+
+class NotANumberInBfloat16(nn.Module):
+    """Class 0 while the mean is below 0.5; its search in bfloat16 sees nothing but NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grey = x.flatten(1).mean(dim=1) * self.weight
+        if grey.dtype == torch.bfloat16:
+            grey = grey * torch.nan
+        return torch.stack([0.5 - grey, grey - 0.5], dim=1).float()
+
+
+def test_an_image_on_which_the_search_finds_nan_is_judged_all_the_same() -> None:
+    # Each start is beyond the boundary for about half the images, so the exact pass at the end breaks some.
+    x = torch.full((64, *SHAPE), 0.5) - 1e-4
+    attack = PGD(n_steps=3)
+    x_adv = attack(Engine(NotANumberInBfloat16(), precision="bfloat16"), x, zeros(64), Linf(0.2), keys=keys(64))
+    assert (NotANumberInBfloat16()(x_adv).argmax(dim=1) == 1).any()

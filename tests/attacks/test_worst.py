@@ -7,7 +7,7 @@ import torch
 from attack_toys import SHAPE, Counted, Decoy, Peak, at_distances, keys, zeros
 from torch import Tensor
 
-from casemate import FGSM, PGD, Linf, MultiTarget, Restarts, Worst, rng
+from casemate import FGSM, PGD, Linf, MultiTarget, Restarts, Transfer, Worst, rng
 from casemate.attacks import Attack
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier, Engine
@@ -123,3 +123,9 @@ def test_attempts_that_are_none_are_refused() -> None:
         Worst(())
     with pytest.raises(CasemateError, match="at least 1 target class is needed, not 0"):
         MultiTarget(n_targets=0)
+
+
+def test_attacks_that_choose_their_targets_refuse_a_target_rank() -> None:
+    for wrap in (MultiTarget, lambda attack: Transfer(models.Linear(SHAPE), attack)):
+        with pytest.raises(CasemateError, match="target_rank"):
+            wrap(PGD(target_rank=2))

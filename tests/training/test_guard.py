@@ -33,15 +33,17 @@ def test_a_collapse_is_not_forgotten() -> None:
     assert has_overfitted_catastrophically(RECOVERED)
 
 
-def test_the_alarm_is_also_for_robustness_that_only_one_step_ever_saw() -> None:
-    assert [catastrophic_overfitting(checks((0.9, 0.7, attacked))) for attacked in (0.06, 0.3)] == [True, False]
+def test_the_gap_of_the_first_epochs_raises_no_alarm() -> None:
+    """TRADES on MNIST while eps grows to 0.3, as measured."""
+    warming_up = checks((0.976, 0.716, 0.094), (0.962, 0.854, 0.768), (0.98, 0.914, 0.862))
+    assert not has_overfitted_catastrophically(warming_up)
 
 
 @pytest.mark.parametrize(
     "last",
     [
         (0.5, 0.1, 0.02),  # both attacks break it: training diverged, or the classes were forgotten
-        (0.86, 0.95, 0.4),  # less than 20 points lost
+        (0.86, 0.85, 0.4),  # less than 20 points lost
         (0.86, 0.4, 0.1),  # one-step accuracy followed
     ],
 )
@@ -50,7 +52,7 @@ def test_other_losses_of_accuracy_are_no_catastrophic_overfitting(last: tuple[fl
 
 
 def test_a_natural_network_raises_no_alarm() -> None:
-    assert not has_overfitted_catastrophically(checks((0.9, 0.3, 0.02), (0.95, 0.5, 0.01), (0.97, 0.58, 0.0)))
+    assert not has_overfitted_catastrophically(checks((0.9, 0.3, 0.02), (0.95, 0.5, 0.01), (0.97, 0.48, 0.0)))
 
 
 def test_patience_counts_checks_since_the_best() -> None:

@@ -140,6 +140,25 @@ def test_with_patience_the_alarm_stops_training(planted: Planted, tmp_path: Path
     assert card["catastrophic_overfitting"]
 
 
+@pytest.mark.slow
+def test_training_on_fgsm_alone_overfits_catastrophically_and_says_so(tmp_path: Path) -> None:
+    """Madry et al. 2018, figure 4: at eps 0.3 the network learns to fool its own attack."""
+    recipe = quick(
+        model={"name": "fast-at"},
+        objective={"kind": "adversarial", "n_steps": 1, "step_size": 0.3, "random_start": False, "warm_up": 0.3},
+        threat="linf:0.3",
+        optimiser={"lr": 0.01, "schedule": "constant"},
+        hold_out=2500,
+        epochs=6,
+        check={"n": 100, "n_steps": 10},
+    )
+    card = train(recipe, tmp_path, CPU)
+    assert card["catastrophic_overfitting"]
+    alarmed = [row for row in log_of(tmp_path) if row["kind"] == "check" and row["catastrophic_overfitting"]]
+    assert max(row["one_step_accuracy"] for row in alarmed) > 0.55
+    assert min(row["attacked_accuracy"] for row in alarmed) < 0.2
+
+
 # What is refused.
 
 

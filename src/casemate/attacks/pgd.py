@@ -11,16 +11,17 @@ from casemate.attacks.standing import Standing, excess
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier, Engine, engine_for
 from casemate.losses import Labels, Logits, Loss, Values, by_name
-from casemate.threat import Images, Threat
+from casemate.threat import L1, Images, Threat
 
 
 @dataclass(frozen=True)
 class PGD:
     """x_{t+1} = project(x_t + step_size * ascent(gradient of the loss at x_t)), from a random start.
 
-    `step_size` is in the units of eps; None is 2.5 eps / n_steps, which reaches any point of the ball from any other
-    (MadryLab/robustness). The paper's MNIST setting is `PGD(n_steps=40, step_size=0.01)` at linf 0.3, its CIFAR-10
-    setting `PGD(n_steps=20, step_size=2/255)` at linf 8/255. `loss` is a name in `casemate.losses`.
+    `step_size` is in the units of eps; None is 2.5 eps / n_steps (10 eps / n_steps in l1), which reaches any point of
+    the ball from any other (MadryLab/robustness). The paper's MNIST setting is `PGD(n_steps=40, step_size=0.01)` at
+    linf 0.3, its CIFAR-10 setting `PGD(n_steps=20, step_size=2/255)` at linf 8/255. `loss` is a name in
+    `casemate.losses`.
 
     `target_rank` k makes the loss a targeted one, towards the k-th most likely wrong class at the clean image; any
     wrong class still counts as broken. Calling with `targets` [N] instead asks for those very classes.
@@ -74,7 +75,11 @@ class PGD:
         return standing.best
 
     def step_size_for(self, threat: Threat) -> float:
-        return 2.5 * threat.eps / self.n_steps if self.step_size is None else self.step_size
+        if self.step_size is not None:
+            return self.step_size
+        # A sparse l1 step moves few values, so that it takes longer ones to reach the best of the ball.
+        travel = 10 if isinstance(threat, L1) else 2.5
+        return travel * threat.eps / self.n_steps
 
 
 def maximise(

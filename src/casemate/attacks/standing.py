@@ -76,7 +76,8 @@ class Standing:
         improved = self.index[better]
         self.best[improved] = x_adv[better]
         self._best_excess[improved] = found[better]
-        still = found <= 0
+        # Not `found <= 0`: where the search found NaN there is no success, and the image stays.
+        still = ~(found > 0)
         self.index = self.index[still]
         return still
 

@@ -7,6 +7,7 @@ from torch import nn
 from casemate import rng
 from casemate.attacks.pgd import PGD, maximise
 from casemate.attacks.standing import Standing
+from casemate.errors import CasemateError
 from casemate.gradients import Classifier, engine_for
 from casemate.losses import Labels, by_name
 from casemate.threat import Images, Threat
@@ -23,6 +24,10 @@ class Transfer:
     source: nn.Module = field(repr=False)
     attack: PGD = PGD(n_steps=100)
     name: str = "source"
+
+    def __post_init__(self) -> None:
+        if self.attack.target_rank is not None:
+            raise CasemateError("Transfer is untargeted: give it a PGD without target_rank")
 
     def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
         standing = Standing(model, x, y, keys=keys)

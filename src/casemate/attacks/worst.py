@@ -56,6 +56,8 @@ class MultiTarget:
     def __post_init__(self) -> None:
         if self.n_targets < 1:
             raise CasemateError(f"at least 1 target class is needed, not {self.n_targets}")
+        if self.attack.target_rank is not None:
+            raise CasemateError("MultiTarget chooses its targets itself: give it a PGD without target_rank")
 
     def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
         standing = Standing(model, x, y, keys=keys)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from casemate import checkpoint, files, threat
@@ -47,6 +48,7 @@ def check(
     *,
     model: nn.Module | None = None,
     data: Dataset | None = None,
+    device: torch.device | None = None,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckResult:
@@ -55,14 +57,14 @@ def check(
     Checked are: the fingerprints of model and data; for every image that it has one verdict, and that the classifier
     is wrong on it where it is called misclassified and right elsewhere; for every broken one, that its adversarial
     image is stored unchanged, lies in the threat model and is misclassified; and that the summary counts what the store
-    holds. That an image is unresolved claims nothing more. `model` and `data` stand in for those of the run (another
-    device, another place) and must have their fingerprints. `progress` is told how many of n images are done.
+    holds. That an image is unresolved claims nothing more. `model` and `data` stand in for those of the run and
+    must have their fingerprints. `device` is where to replay. `progress` is told how many of n images are done.
 
     Claims that fail are returned, not raised. Raises `CasemateError` where nothing can be replayed: run.json is absent
     or damaged, or the model or the data it names cannot be opened.
     """
     store = Store(run)
-    subject, n, failures = _open(store, model, data, batch_size)
+    subject, n, failures = _open(store, model, data, device, batch_size)
     if failures:
         return CheckResult(str(run), n, 0, tuple(failures))
     seen: Counter[int] = Counter()
@@ -88,7 +90,11 @@ def check(
 
 
 def _open(
-    store: Store, model: nn.Module | None, data: Dataset | None, batch_size: int | None
+    store: Store,
+    model: nn.Module | None,
+    data: Dataset | None,
+    device: torch.device | None,
+    batch_size: int | None,
 ) -> tuple[Subject, int, list[Failure]]:
     """What the claims are replayed on, the number of images, and whether it is not what the run was made on."""
     manifest = store.manifest()
@@ -103,6 +109,8 @@ def _open(
         raise CasemateError(f"{store.run / 'run.json'} does not say where its model is: give the model to check")
     if model is None:
         model = checkpoint.open_model(spec, weights=None if weights is None else Path(weights)).model
+    if device is not None:
+        model.to(device)
     if data is None:
         data = load(name, split, limit=n)
     failures = []

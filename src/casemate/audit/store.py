@@ -47,13 +47,13 @@ class Store:
 
     def begin(self, manifest: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
         """Write the manifest of a new run, or check that a resumed one is the same and note its command line."""
+        self._remove_leftovers()
         if earlier is None:
             files.write_json(self.run / "run.json", {**manifest, "command_lines": [manifest["command"]]})
             return
         refuse_difference(earlier, manifest, self.run)
         command_lines = [*earlier.get("command_lines", []), manifest["command"]]
         files.write_json(self.run / "run.json", {**earlier, "command_lines": command_lines})
-        self._remove_leftovers()
 
     def finish(self) -> None:
         """Note in the manifest when the run was complete."""

@@ -57,6 +57,12 @@ def attack(
     from casemate.cli import console
     from casemate.gradients import Engine
 
+    if target_rank is not None and name != "pgd":
+        raise CasemateError(f"--target-rank is for --attack pgd, not {name}")
+    if source is not None and name != "transfer":
+        raise CasemateError(f"--source is for --attack transfer, not {name}")
+    if name == "fgsm" and (step_size is not None or n_steps != 40 or n_restarts != 1):
+        raise CasemateError("fgsm is one step of eps from the image: leave out --n-steps, --step-size and --n-restarts")
     pgd = PGD(n_steps=n_steps, step_size=step_size, loss=loss, target_rank=target_rank)
     chosen: Attack
     match name:
@@ -72,12 +78,12 @@ def attack(
             chosen = Transfer(open_model(source).model, pgd, source)
         case _:
             raise CasemateError(f"unknown attack {name!r}: choose fgsm, pgd, multi-target or transfer")
-    if n_restarts != 1:
-        chosen = Restarts(chosen, n_restarts)
     opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
     place = next(opened.model.parameters(), dataset.images).device
     if isinstance(chosen, Transfer):
         chosen.source.to(place)
+    if n_restarts != 1:
+        chosen = Restarts(chosen, n_restarts)
     x, y = dataset.images.to(place), dataset.labels.to(place)
     start = time.perf_counter()
     outcome = evaluate(

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from casemate.cli.options import BatchSize, Json
+from casemate.cli.options import BatchSize, Device, Json, device_of
 
 
 def check(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an audit.")],
     batch_size: BatchSize = None,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Replay every claim of a run in full precision; exit status 1 if one fails."""
@@ -18,7 +19,12 @@ def check(
     from casemate.cli import console
 
     with console.Bar("check") as bar:
-        result = auditing.check(run, batch_size=batch_size, progress=lambda done, n: bar.show(done, n, ""))
+        result = auditing.check(
+            run,
+            device=device_of(device),
+            batch_size=batch_size,
+            progress=lambda done, n: bar.show(done, n, ""),
+        )
     if json:
         console.print_json(result.as_json())
     else:

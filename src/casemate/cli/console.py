@@ -63,10 +63,6 @@ class Bar:
         self._task: TaskID | None = None
         self._note = ""
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Training on several devices starts processes that draw for themselves.
-        return {"label": self.label, "_progress": None, "_task": None, "_note": ""}
-
     def __enter__(self) -> "Bar":
         return self
 

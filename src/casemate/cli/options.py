@@ -51,11 +51,11 @@ def open_all(
     ball = threats.parse(threat)
     opened = open_model(model, weights=weights)
     dataset = datasets.load(data, split, limit=limit, progress=True)
-    opened.model.to(_device(device))
+    opened.model.to(device_of(device))
     return opened, dataset, ball
 
 
-def _device(name: str) -> "torch.device":
+def device_of(name: str) -> "torch.device":
     import torch
 
     if name == "auto":

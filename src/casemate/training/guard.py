@@ -36,17 +36,16 @@ def accuracies(engine: Engine, held: Batch, threat: Ball, n_steps: int) -> tuple
 
 
 def catastrophic_overfitting(checks: Sequence[Check]) -> bool:
-    """Whether the last check shows one-step accuracy that several steps take away.
+    """Whether the last check shows multi-step accuracy collapsing while one-step accuracy stays high.
 
     The sign of a single-step objective that learnt to fool its own attack (Wong et al. 2020, section 5.4): attacked
-    accuracy fell by more than 20 points from its best while one-step accuracy exceeds it by more than 40; or it never
-    rose, and one-step accuracy exceeds it by more than 60, which networks that fool nobody do not show.
+    accuracy fell by more than 20 points from its best, and one-step accuracy exceeds it by more than 40. The gap alone
+    says nothing: early in the warm-up of eps, sound training shows 60 points of it.
     """
-    if not checks:
+    if len(checks) < 2:
         return False
     best, last = max(check.attacked for check in checks), checks[-1]
-    gap = last.one_step - last.attacked
-    return gap > 0.6 or (gap > 0.4 and last.attacked < best - 0.2)
+    return last.attacked < best - 0.2 and last.one_step > last.attacked + 0.4
 
 
 def has_overfitted_catastrophically(checks: Sequence[Check]) -> bool:
