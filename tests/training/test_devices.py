@@ -130,9 +130,9 @@ def wait_until_unclaimed(folder: Path) -> None:
             time.sleep(0.05)
 
 
-def test_the_error_of_one_process_ends_all_and_is_the_callers() -> None:
+def test_the_error_of_one_process_ends_all_and_is_the_callers(tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(CasemateError, match="^the second has had enough$"):
-        launch(fails_on_the_second, devices=Devices(2, "cpu", mixed=False), observe=None)
-    assert time.monotonic() - start < 120
+        launch(fails_on_the_second, tmp_path, devices=Devices(2, "cpu", mixed=False), observe=None)
+    assert time.monotonic() - start < 200
     assert not multiprocessing.active_children()

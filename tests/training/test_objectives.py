@@ -158,6 +158,21 @@ def test_trades_is_clean_loss_plus_beta_times_the_divergence_at_the_worst_point(
     corners = torch.stack([model(x + sign * EPS * w).softmax(dim=1).double() for sign in (-1, 1)])
     largest = (p * (p / corners).log()).sum(dim=2)
     assert ((divergence / largest - 1).abs() < 1e-3).any(dim=0).all()
+    # Which one is a matter of the start; away from another answer than p it would be the same for all.
+    surer = model(attacked).softmax(dim=1).amax(dim=1) > model(x).softmax(dim=1).amax(dim=1)
+    assert 0 < surer.sum() < len(x)
+
+
+def test_trades_moves_both_answers_of_the_model(model: nn.Sequential, x: Tensor, y: Tensor) -> None:
+    images = seen(model)
+    loss = Trades(Linf(EPS), beta=3)(model, x, y, step=step_for(model, 16))
+    (gradient,) = torch.autograd.grad(loss, list(model.parameters()))
+    clean, attacked = images[0].chunk(2)
+    p, q = model(clean).softmax(dim=1), model(attacked).softmax(dim=1)
+    by_hand = F.cross_entropy(model(clean), y) + 3 * (p * (p / q).log()).sum(dim=1).mean()
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(by_hand, list(model.parameters()))[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_trades_has_a_gradient_where_the_classifier_is_sure(x: Tensor, y: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from training_toys import log_of, quick, weights_of
 
 from casemate import checkpoint, data, files, gradients
@@ -17,6 +18,8 @@ from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.training import guard
 from casemate.training import train as training
+from casemate.training.averaging import Average
+from casemate.training.recipe import OptimiserSettings
 from casemate.training.train import Settings, train
 
 CPU = Settings(accelerator="cpu")
@@ -78,6 +81,20 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(tmp_path: P
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(quick(seed=seed, epochs=1), tmp_path / name, CPU)
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b") != weights_of(tmp_path / "c")
+
+
+def test_the_weight_average_takes_part_in_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, update = [], Average.update
+
+    def noted(average: Average, model: nn.Module, number: int) -> None:
+        numbers.append(number)
+        update(average, model, number)
+
+    monkeypatch.setattr(Average, "update", noted)
+    train(quick(average=0.9), tmp_path / "average", CPU)
+    assert numbers == list(range(20))
+    train(quick(), tmp_path / "last", CPU)
+    assert weights_of(tmp_path / "average") != weights_of(tmp_path / "last")
 
 
 # What stops, and which weights are kept.
@@ -339,12 +356,15 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(
 
 
 @pytest.mark.usefixtures("saved_often")
-def test_weights_that_are_not_finite_are_not_saved_over_the_last_good_ones(tmp_path: Path) -> None:
-    recipe = quick(optimiser={"kind": "sgd", "lr": 1e30, "schedule": "linear", "warm_up": 1}, hold_out=3900, epochs=20)
-    with pytest.raises(CasemateError, match="diverged"):
-        train(recipe, tmp_path, CPU)
+def test_weights_that_are_not_finite_are_not_saved_over_the_last_good_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OptimiserSettings, "rate", lambda _, progress: math.nan if progress >= 5 / 20 else 0.001)
+    with pytest.raises(CasemateError, match="^training diverged by step 6: "):
+        train(quick(), tmp_path, CPU)
     tensors = load_file(tmp_path / "state.safetensors")
     assert all(tensor.isfinite().all() for name, tensor in tensors.items() if name.startswith("model."))
+    assert [row["step"] for row in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_mixed_precision_trains_too(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from casemate.gradients import Engine
 from casemate.rng import image_keys
 from casemate.training import recipe as recipes
 from casemate.training import train as training
+from casemate.training.log import Observer
 from casemate.training.objective import Step
 from casemate.training.recipe import Recipe
 
@@ -89,8 +90,14 @@ def train_in_this_process(
     training.train(recipes.from_dict(content, "quick"), Path(folder), settings, observe=observe)
 
 
-def fails_on_the_second(fabric: Any, *_: object) -> dict[str, Any]:
-    """For two processes, of which the first waits for the other for good."""
+def fails_on_the_second(fabric: Any, folder: Path, observe: Observer | None) -> dict[str, Any]:
+    """For two processes: they train and compare their running statistics; then one fails while the other waits."""
+    models.ARCHITECTURES["toy"] = with_norm_and_dropout
+    run = training._Run(fabric, quick(model={"name": "toy"}), folder, training.Settings(devices=2), observe)
+    run.go(save_every=1e9)
+    mine = torch.cat([buffer.flatten().double() for buffer in run.raw.buffers()])
+    if not torch.equal(mine, fabric.broadcast(mine)):
+        raise CasemateError("the running statistics differ")
     if fabric.global_rank == 1:
         raise CasemateError("the second has had enough")
     fabric.barrier()
