@@ -12,7 +12,7 @@ NAME = "active_set"
 
 def main() -> None:
     parser = record.options(__doc__)
-    parser.add_argument("--model", type=Path, help="a natural checkpoint of Madry's network A; none trains one")
+    parser.add_argument("--model", type=Path, help="a natural checkpoint of madry-mnist; none trains one")
     arguments = parser.parse_args()
     record.run(NAME, arguments, lambda: _measure(arguments), tables.attack_table)
 
@@ -20,7 +20,11 @@ def main() -> None:
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     contenders.refuse_missing()
     dataset = data.load("mnist", "test", limit=arguments.n)
-    model = networks.natural(arguments.seed) if arguments.model is None else networks.opened(arguments.model)
+    model = (
+        networks.natural(arguments.seed)
+        if arguments.model is None
+        else networks.opened(arguments.model, arguments.seed)
+    )
     search = contenders.Search()
     found = attack_speed.compare(
         model, dataset.images, dataset.labels, search, repeats=arguments.repeats, seed=arguments.seed

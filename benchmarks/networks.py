@@ -15,12 +15,24 @@ def network_a(seed: int) -> nn.Module:
     return models.build("madry-mnist", scale=16, init="pytorch")
 
 
-def opened(folder: Path) -> nn.Module:
-    """The checkpoint in `folder`, which must be network A: on another network the figures mean something else."""
+def opened(folder: Path, seed: int) -> nn.Module:
+    """The checkpoint in `folder`, a Madry MNIST network, at the size of network A.
+
+    A narrower one is filled up with random units that nothing reads: its answers stay the same, and each pass costs
+    what it costs on network A.
+    """
     model, card = checkpoint.load(folder)
-    if card["architecture"] != "madry-mnist" or card["arguments"].get("scale", 16) != 16:
-        raise CasemateError(f"{folder} is not Madry's network A: name a checkpoint of madry-mnist at scale 16")
-    return model
+    if card["architecture"] != "madry-mnist" or card["arguments"].get("scale", 16) > 16:
+        raise CasemateError(f"{folder} does not fit into Madry's network A: name a checkpoint of madry-mnist")
+    whole = network_a(seed).eval()
+    with torch.no_grad():
+        for mine, theirs in zip(whole.parameters(), model.parameters(), strict=True):
+            if mine.dim() > 1:
+                mine[: theirs.shape[0], theirs.shape[1] :] = 0
+                mine[: theirs.shape[0], : theirs.shape[1]] = theirs
+            else:
+                mine[: len(theirs)] = theirs
+    return whole
 
 
 def natural(seed: int, n_steps: int = 400, batch_size: int = 100) -> nn.Module:

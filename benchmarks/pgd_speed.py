@@ -15,7 +15,7 @@ NAME = "pgd_speed"
 
 def main() -> None:
     parser = record.options(__doc__)
-    parser.add_argument("--model", type=Path, help="a robust checkpoint of Madry's network A (casemate train)")
+    parser.add_argument("--model", type=Path, help="a robust checkpoint of madry-mnist, at most the width of network A")
     arguments = parser.parse_args()
     record.run(NAME, arguments, lambda: _measure(arguments), tables.attack_table)
 
@@ -26,7 +26,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.model is None:
         model, labels = networks.unbreakable(arguments.seed, dataset.images)
     else:
-        model, labels = networks.opened(arguments.model), dataset.labels
+        model, labels = networks.opened(arguments.model, arguments.seed), dataset.labels
     search = contenders.Search()
     found = attack_speed.compare(model, dataset.images, labels, search, repeats=arguments.repeats, seed=arguments.seed)
     network = "random, unbreakable" if arguments.model is None else str(arguments.model)

@@ -13,7 +13,7 @@ def multiples(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = "casemate"
+    matplotlib.rcParams |= {"svg.hashsalt": "casemate", "svg.fonttype": "none"}
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.2, 0.6 + 0.42 * len(rows)), layout="constrained")

@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from casemate import checkpoint, models
+
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("pgd_speed", "active_set", "training_speed")
 
@@ -80,3 +82,12 @@ def test_a_comparison_without_peers_has_a_row_for_each_contender(monkeypatch):
     table = tables.attack_table({**facts, **found})
     assert "| casemate |" in table
     assert "| twin |" in table
+
+
+def test_a_narrow_network_filled_up_to_network_a_gives_the_same_answers(tmp_path):
+    narrow = models.build("madry-mnist", scale=2).eval()
+    checkpoint.save(tmp_path, narrow, {"architecture": "madry-mnist", "arguments": {"scale": 2}})
+    whole = _module("networks").opened(tmp_path, seed=0)
+    assert whole.get_parameter("fc1.weight").shape == (1024, 3136)
+    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(whole(x), narrow(x), rtol=1e-4, atol=1e-4)
