@@ -457,9 +457,9 @@ class Offset(nn.Module):
 def test_bfloat16_is_not_chosen_where_it_loses_the_logits(
     offset: float, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("casemate.gradients._may_be_faster_in_bfloat16", lambda device: True)
-    monkeypatch.setattr("casemate.gradients._measure_faster", lambda model, x: torch.bfloat16)
-    monkeypatch.setattr("casemate.gradients._faster_precision", {})
+    monkeypatch.setattr("casemate.precision._may_be_faster_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("casemate.precision._measure_faster", lambda model, x: torch.bfloat16)
+    monkeypatch.setattr("casemate.precision._faster", {})
     engine, (x, y) = Engine(Offset(offset)), batch(16)
     engine.gradient(x, y, cross_entropy)
     assert engine.search_precision == chosen

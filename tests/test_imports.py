@@ -17,9 +17,11 @@ SOURCE = Path(casemate.__file__).parent
 # threat, classifier. A room imports from lines above its own, and nothing from its own line but itself.
 LINES = (
     ("errors", "_version"),
-    ("files", "rng", "classifier", "losses"),
+    ("files", "malloc", "rng", "classifier", "losses"),
     ("threat", "data", "models"),
-    ("defences", "gradients", "checkpoint"),
+    ("defences", "search_copy", "checkpoint"),
+    ("precision",),
+    ("gradients",),
     ("attacks", "bounds", "smoothing", "detectors"),
     ("__init__",),
     ("audit", "training", "testing"),

@@ -39,6 +39,25 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """No other process that asks for `folder` gets it while this is open; it is made where it is absent.
+
+    The system releases the claim of a process that dies. Raises `CasemateError` where another process has it and
+    where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise CasemateError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from None
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with replacing(path) as temporary:
@@ -64,6 +83,19 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows, where a folder cannot be opened so either
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CasemateError(f"another process is writing {folder}: wait for it, or name another folder") from None
+    except OSError:
+        return  # a network disk without locks
 
 
 def _umask() -> int:

@@ -7,10 +7,7 @@ draws (EOT) that the classifier's own layers declare. The user's module is never
 """
 
 import contextlib
-import copy
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Int64
@@ -20,9 +17,9 @@ from casemate import rng
 from casemate.classifier import check_logits
 from casemate.errors import CasemateError
 from casemate.losses import Labels, Logits, Loss
+from casemate.precision import Precision, check_precision, full_float32, search_dtype
+from casemate.search_copy import differentiable, laid_out, search_copy
 from casemate.threat import Images
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 # Matrix kernels round small or odd batches differently; whole multiples of this give each image the same bits in any
 # batch (measured: oneDNN and MKL on x86-64), so that a verdict does not depend on the batch an image is in.
@@ -32,8 +29,6 @@ CPU_WORKING_SET = 32 * 2**20
 MAX_BATCH = 1024
 # Athalye et al. 2018 use 10 to 30 draws to average the gradient of a randomised defence.
 EOT_DRAWS = 16
-
-_faster_precision: dict[tuple[str, str, tuple[int, ...]], torch.dtype] = {}
 
 
 class Engine:
@@ -70,7 +65,7 @@ class Engine:
                 check_logits(answer, len(images), what="the model")
             return answer
 
-        with evaluating(self.model), _full_float32(x.device):
+        with evaluating(self.model), full_float32(x.device):
             (logits,) = self._batched(x, lambda part, images: (run(part, images),))
         logits = logits.float()
         check_logits(logits, len(x), what="the model")
@@ -94,7 +89,7 @@ class Engine:
             # Leaf of the graph in float32: the cast is part of it, so the gradient comes back in float32.
             leaf = images.detach().requires_grad_(True)
             with torch.enable_grad():
-                logits = _differentiable(search(_laid_out(leaf, self._dtype)).float())
+                logits = differentiable(search(laid_out(leaf, self._dtype)).float())
                 # Summed, so that one image's gradient does not depend on how many others there are.
                 (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), leaf)
             return gradient, logits.detach()
@@ -128,22 +123,9 @@ class Engine:
 
     def _search_model(self, x: Images) -> nn.Module:
         if self._search is None:
-            self._dtype = self._choose_dtype(x)
-            self._search = _search_copy(self.model, self._dtype)
+            self._dtype = search_dtype(self.precision, self.model, x)
+            self._search = search_copy(self.model, self._dtype)
         return self._search
-
-    def _choose_dtype(self, x: Images) -> torch.dtype:
-        if self.precision != "auto":
-            return torch.float32 if self.precision == "float32" else torch.bfloat16
-        if not len(x) or not _may_be_faster_in_bfloat16(x.device):
-            return torch.float32
-        shapes = tuple(value for parameter in self.model.parameters() for value in parameter.shape)
-        key = (str(x.device), type(self.model).__qualname__, (*x.shape[1:], *shapes))
-        if key not in _faster_precision:
-            _faster_precision[key] = _measure_faster(self.model, x[:64])
-        # Speed is a matter of the shapes, but whether the answers survive is one of these very weights.
-        rough = _faster_precision[key]
-        return rough if rough == torch.float32 or _agrees(self.model, x[:64], rough) else torch.float32
 
     def _batched(self, x: Images, run: Callable[[slice, Images], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Call `run` on consecutive batches, each padded to a whole multiple; join the results without the padding."""
@@ -179,14 +161,6 @@ def engine_for(model: Classifier) -> Engine:
     return model if isinstance(model, Engine) else Engine(model)
 
 
-def check_precision(name: str) -> Precision:
-    """`name` as a precision; raises `CasemateError` listing the known ones."""
-    for known in get_args(Precision):
-        if name == known:
-            return known
-    raise CasemateError(f"unknown precision {name!r}: choose one of {', '.join(get_args(Precision))}")
-
-
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode while open; afterwards every submodule is in the mode it was in before, also on an exception."""
@@ -197,78 +171,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextlib.contextmanager
-def _full_float32(device: torch.device) -> Iterator[None]:
-    """float32 arithmetic without the shortened mantissas (TF32) that CUDA convolutions use by default."""
-    if device.type != "cuda":
-        yield
-        return
-    backends: Any = torch.backends
-    kinds = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
-    before = [kind.fp32_precision for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.fp32_precision = "ieee"
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Forward: the exact output; backward: through the stand-in (BPDA, Athalye et al. 2018, section 4.1)."""
-
-    @staticmethod
-    def forward(ctx: Any, exact: Tensor, stand_in: Tensor) -> Tensor:
-        if exact.shape != stand_in.shape:
-            raise CasemateError(
-                f"a surrogate must return the shape of its layer, {list(exact.shape)}, not {list(stand_in.shape)}"
-            )
-        return exact.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, gradients[0]
-
-
-def _search_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A frozen copy in eval mode and channels_last whose declared layers use their surrogate on the backward pass."""
-    search = copy.deepcopy(model).eval().requires_grad_(False)
-    if dtype != torch.float32:
-        search = search.to(dtype)
-    search = search.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in list(search.modules()):
-        if getattr(module, "surrogate", None) is not None:
-            _use_surrogate(module)
-    return search
-
-
-def _use_surrogate(module: nn.Module) -> None:
-    """Make this (copied) layer answer with its own forward pass and differentiate its surrogate."""
-    exact = module.forward
-    surrogate: Callable[..., Tensor] = module.surrogate  # type: ignore[assignment]
-
-    def forward(*inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            output = exact(*inputs)
-        return _StraightThrough.apply(output, surrogate(*inputs))
-
-    module.forward = forward
-
-
-def _differentiable(logits: Tensor) -> Tensor:
-    if not logits.requires_grad:
-        raise CasemateError(
-            "the model has no gradient with respect to its images: declare a surrogate on the layer that cuts it off"
-        )
-    return logits
-
-
-def _laid_out(x: Images, dtype: torch.dtype) -> Tensor:
-    # Always a copy, because a model may write into its input.
-    return x.to(dtype, memory_format=torch.channels_last, copy=True)
 
 
 def _padded(values: Tensor, size: int) -> Tensor:
@@ -309,46 +211,6 @@ def _choose_batch_size(model: nn.Module, x: Images) -> int:
         budget = torch.cuda.mem_get_info(x.device)[0] // 3
     fits = budget // max(kept, 1) // BATCH_MULTIPLE * BATCH_MULTIPLE
     return int(min(max(fits, BATCH_MULTIPLE), MAX_BATCH if x.device.type != "cuda" else 8 * MAX_BATCH))
-
-
-def _may_be_faster_in_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def _measure_faster(model: nn.Module, x: Images) -> torch.dtype:
-    """float32 or bfloat16, whichever takes less time for an input gradient; float32 where bfloat16 does not run."""
-    seconds = {torch.float32: _gradient_seconds(_search_copy(model, torch.float32), x, torch.float32)}
-    with contextlib.suppress(RuntimeError):
-        seconds[torch.bfloat16] = _gradient_seconds(_search_copy(model, torch.bfloat16), x, torch.bfloat16)
-    return min(seconds, key=lambda dtype: seconds[dtype])
-
-
-def _agrees(model: nn.Module, x: Images, dtype: torch.dtype) -> bool:
-    """Whether the differences between logits, all that a search sees, survive `dtype`; they do not where it is NaN."""
-    answers = []
-    for precision in (torch.float32, dtype):
-        keys = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        with torch.no_grad(), rng.drawing_from(keys):
-            logits = _search_copy(model, precision)(_laid_out(x, precision)).float()
-        answers.append(logits - logits.mean(dim=1, keepdim=True))
-    exact, rough = answers
-    return bool((exact - rough).norm() <= 0.1 * exact.norm())
-
-
-def _gradient_seconds(search: nn.Module, x: Images, dtype: torch.dtype) -> float:
-    """The least of five timings after one warm-up."""
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        leaf = x.detach().requires_grad_(True)
-        with torch.enable_grad(), rng.drawing_from(torch.zeros(len(x), dtype=torch.int64, device=x.device)):
-            torch.autograd.grad(_differentiable(search(_laid_out(leaf, dtype))).float().sum(), leaf)
-        if x.device.type == "cuda":
-            torch.cuda.synchronize(x.device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -121,6 +121,20 @@ def test_an_existing_run_must_be_resumed_on_purpose(model, data, quiet):
         again(model, data, quiet, resume=False)
 
 
+def test_two_audits_do_not_write_into_one_folder(model, data, quiet, tmp_path):
+    refused = []
+
+    def second(progress):
+        if not refused:
+            with pytest.raises(CasemateError, match="another process is writing") as error:
+                again(model, data, tmp_path)
+            refused.append(error)
+
+    again(model, data, tmp_path, progress=second)
+    assert refused
+    assert_same_run(tmp_path, quiet)
+
+
 def test_verdicts_without_a_manifest_are_not_taken_over(model, data, tmp_path):
     (tmp_path / "verdicts").mkdir()
     (tmp_path / "verdicts" / "part-00000000.parquet").write_bytes(b"")

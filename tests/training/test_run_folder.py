@@ -37,7 +37,7 @@ def test_a_run_that_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 def test_two_cannot_train_into_one_folder_at_once(tmp_path: Path) -> None:
     with claimed(tmp_path / "run"):
-        with pytest.raises(CasemateError, match="another process is training into"), claimed(tmp_path / "run"):
+        with pytest.raises(CasemateError, match="another process is writing"), claimed(tmp_path / "run"):
             pass
         with claimed(tmp_path / "other"):
             pass

@@ -20,7 +20,8 @@ from casemate.audit.store import Store
 from casemate.audit.summary import Summary, count_verdicts, summarise
 from casemate.data import Dataset
 from casemate.errors import CasemateError
-from casemate.gradients import Engine, Precision
+from casemate.gradients import Engine
+from casemate.precision import Precision
 from casemate.threat import Threat
 
 
@@ -64,8 +65,8 @@ def audit(
     `curves` adds accuracy against eps and loss paths for the report. `progress` is told before each stage.
 
     Raises `CasemateError` before any gradient for what `refuse_unfit` refuses, for a folder that holds a run already
-    and for a resumed run with other settings; later when a file cannot be written or an attack fails. The run can be
-    resumed after that, after Ctrl-C and after being killed.
+    or that another process is writing, and for a resumed run with other settings; later when a file cannot be written
+    or an attack fails. The run can be resumed after that, after Ctrl-C and after being killed.
     """
     store = Store(run)
     earlier = store.earlier(resume=resume)
@@ -90,15 +91,16 @@ def audit(
         card=card or {},
         command=command,
     )
-    store.begin(manifest, earlier)
-    _copy_training_log(spec, run)
-    session = _Session(store, engine, data, threat, seed, progress)
-    session.run_blocks(cascade, block_size)
-    if curves:
-        session.draw()
-    summary = summarise(store)
-    files.write_json(run / "summary.json", summary.as_json())
-    store.finish()
+    with files.claimed(run):
+        store.begin(manifest, resume=resume)
+        _copy_training_log(spec, run)
+        session = _Session(store, engine, data, threat, seed, progress)
+        session.run_blocks(cascade, block_size)
+        if curves:
+            session.draw()
+        summary = summarise(store)
+        files.write_json(run / "summary.json", summary.as_json())
+        store.finish()
     return summary
 
 

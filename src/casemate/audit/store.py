@@ -45,8 +45,9 @@ class Store:
             raise CasemateError(f"{self.run} holds verdicts but no run.json: choose another folder")
         return None
 
-    def begin(self, manifest: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
+    def begin(self, manifest: Mapping[str, Any], *, resume: bool) -> None:
         """Write the manifest of a new run, or check that a resumed one is the same and note its command line."""
+        earlier = self.earlier(resume=resume)
         self._remove_leftovers()
         if earlier is None:
             files.write_json(self.run / "run.json", {**manifest, "command_lines": [manifest["command"]]})

@@ -1,7 +1,5 @@
 """The command line: each command parses, calls one function of the library and prints what it returns."""
 
-import contextlib
-import ctypes
 import sys
 from typing import Annotated
 
@@ -16,6 +14,7 @@ from casemate.cli.lists import data, models
 from casemate.cli.pages import compare, report
 from casemate.cli.train import train
 from casemate.errors import CasemateError
+from casemate.malloc import keep_freed_memory
 
 app = typer.Typer(
     name="casemate",
@@ -41,7 +40,7 @@ def main() -> None:
     """Run the command line; an error is one sentence on standard error and exit status 2."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         app(args=arguments)
     except (CasemateError, OSError, MemoryError) as error:
@@ -50,16 +49,3 @@ def main() -> None:
         sentence = " ".join(str(error).split()) or type(error).__name__
         typer.echo(f"casemate: {sentence}", err=True)
         sys.exit(2)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse the memory of activations rather than give it back to the kernel after every layer.
-
-    Page faults are 5 to 25% of the time of a gradient on a CPU (measured on Madry's network A at batches of 72 to
-    400). A choice for a process of our own, so it is made here and not in the library; elsewhere it does nothing.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        libc.mallopt(mmap_threshold, 2**25)
-        libc.mallopt(trim_threshold, 2**30)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from casemate.checkpoint import OpenedModel
     from casemate.data import Dataset
-    from casemate.gradients import Precision
+    from casemate.precision import Precision
     from casemate.threat import L1, L2, Linf
 
     Ball = Linf | L2 | L1
@@ -70,7 +70,7 @@ def device_of(name: str) -> "torch.device":
 
 
 def precision_of(name: str) -> "Precision":
-    from casemate.gradients import check_precision
+    from casemate.precision import check_precision
 
     return check_precision(name)
 

@@ -34,11 +34,12 @@ def madry_mnist(
     network = nn.Sequential(
         OrderedDict[str, nn.Module](
             conv1=nn.Conv2d(in_channels, 2 * scale, 5, padding=2),
-            relu1=nn.ReLU(),
+            # Pooled before the ReLU, with which it commutes exactly: a quarter of the values to rectify.
             pool1=nn.MaxPool2d(2),
+            relu1=nn.ReLU(),
             conv2=nn.Conv2d(2 * scale, 4 * scale, 5, padding=2),
-            relu2=nn.ReLU(),
             pool2=nn.MaxPool2d(2),
+            relu2=nn.ReLU(),
             flatten=nn.Flatten(),
             fc1=nn.Linear(n_features, 64 * scale),
             relu3=nn.ReLU(),

@@ -1,12 +1,11 @@
 """The folder of a training run: whether it may be used, and by whom."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from casemate import checkpoint
+from casemate import checkpoint, files
 from casemate.errors import CasemateError
 from casemate.training.log import LOG
 from casemate.training.recipe import Recipe, from_dict
@@ -31,33 +30,9 @@ def finished(folder: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """No other process trains into `folder` while this is open; what a killed one left unfinished is removed.
-
-    The system releases the claim of a process that dies.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise CasemateError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from None
-    try:
-        _lock(handle, folder)
+    """No other process trains into `folder` while this is open; what a killed one left unfinished is removed."""
+    with files.claimed(folder):
         for name in (STATE, LOG, checkpoint.CARD, checkpoint.WEIGHTS):
             for left in folder.glob(f".{name}.*.tmp"):
                 left.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows, where a folder cannot be opened so either
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CasemateError(f"another process is training into {folder}: wait for it, or name another folder") from None
-    except OSError:
-        return  # a network disk without locks

@@ -20,6 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from casemate.errors import CasemateError
+from casemate.malloc import keep_freed_memory
 from casemate.training.log import Observer
 
 # Called in every process with its Fabric, the arguments and the observer, which is None where there is nobody to tell.
@@ -100,6 +101,7 @@ def _child(
 ) -> None:
     os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(threads)
+    keep_freed_memory()
     try:
         with _quiet():
             fabric = devices.fabric(LightningEnvironment())

@@ -99,7 +99,7 @@ class OptimiserSettings(_Strict):
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         if self.kind == "adam":
-            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(
             model.parameters(),
             lr=self.lr,

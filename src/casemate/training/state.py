@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from casemate import files
 from casemate.errors import CasemateError
-from casemate.gradients import Precision
+from casemate.precision import Precision
 from casemate.training.averaging import Average
 from casemate.training.guard import Check
 from casemate.training.recipe import Recipe

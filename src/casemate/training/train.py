@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from casemate import checkpoint, data, models, rng
 from casemate.errors import CasemateError
-from casemate.gradients import Engine, Precision, check_precision, evaluating
+from casemate.gradients import Engine, evaluating
 from casemate.losses import cross_entropy
+from casemate.precision import Precision, check_precision
 from casemate.threat import parse
 from casemate.training import guard, refusals, state
 from casemate.training.averaging import Average
