@@ -40,6 +40,7 @@ docs: .venv/installed
 bench: .bench-venv/installed
 	$(BENCH_BIN)/python -m benchmarks.pgd_speed
 	$(BENCH_BIN)/python -m benchmarks.active_set
+	$(BENCH_BIN)/python -m benchmarks.active_set --data cifar10
 	$(BENCH_BIN)/python -m benchmarks.training_speed
 
 clean:

@@ -27,7 +27,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(description or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--n", type=int, default=1000, help="images of the MNIST test set")
+    parser.add_argument("--n", type=int, default=1000, help="images of the test set")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; the median of each contender counts")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and random starts")
@@ -45,7 +45,7 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[], Row], sh
         seconds = (datetime.datetime.now(datetime.UTC) - begun).total_seconds()
         result = {
             "benchmark": name,
-            "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".rstrip(),
+            "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".rstrip(),
             "date": begun.date().isoformat(),
             "seconds": round(seconds),
             "load_before": round(load, 2),

@@ -79,6 +79,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 TABLES: dict[str, Callable[[Row], str]] = {
     "pgd_speed": attack_table,
     "active_set": attack_table,
+    "active_set_cifar10": attack_table,
     "training_speed": training_table,
 }
 

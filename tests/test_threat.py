@@ -290,6 +290,7 @@ def test_parse(text: str, threat: Threat) -> None:
         ("linf:nan", "is not a budget"),
         ("linf:inf", "is not a budget"),
         ("linf:1e400", "is not a budget"),
+        ("linf:1e999999999", "is not a budget"),
         ("linf:0", "eps must be a positive number"),
         ("linf:-0.1", "eps must be a positive number"),
         ("linf:1e-400", "eps must be a positive number"),

@@ -12,7 +12,6 @@ eps + n 2^-24 for l1, with n the number of values in an image. The box has no sl
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -217,12 +216,15 @@ def parse(text: str) -> Linf | L2 | L1:
     known = ", ".join(NORMS)
     if norm not in NORMS or not colon:
         raise CasemateError(f"unknown threat model {text!r}: write norm:eps such as linf:8/255 or l2:0.5 ({known})")
+    numerator, slash, denominator = eps.partition("/")
     try:
-        value = float(Fraction(eps.replace(" ", "")))
-    except (ValueError, ZeroDivisionError, OverflowError):
+        value = float(numerator) / (float(denominator) if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not math.isfinite(value):
         raise CasemateError(
             f"{eps!r} in {text!r} is not a budget: write a number or a fraction such as {norm}:8/255 or {norm}:0.5"
-        ) from None
+        )
     return NORMS[norm](value)
 
 

@@ -144,6 +144,12 @@ def test_targets_ask_for_those_very_classes() -> None:
     assert torch.equal(PGD(n_steps=2)(model, x, y, Linf(0.1), keys=keys(40), targets=y), x)
 
 
+def test_a_target_that_is_no_class_is_refused() -> None:
+    x = models.images(4, SHAPE)
+    with pytest.raises(CasemateError, match=f"labels must be 0 to {models.N_CLASSES - 1}"):
+        PGD(n_steps=2)(models.Rippled(SHAPE), x, zeros(4), Linf(0.1), keys=keys(4), targets=zeros(4) + models.N_CLASSES)
+
+
 def test_targets_are_not_satisfied_by_another_wrong_class() -> None:
     x = torch.full((4, *SHAPE), 0.5)
     found = PGD(n_steps=10, loss="margin")(Decoy(), x, zeros(4), Linf(0.1), keys=keys(4), targets=zeros(4) + 1)

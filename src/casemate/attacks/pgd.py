@@ -103,10 +103,11 @@ def maximise(
     """
     x_adv = start
     for step in range(n_steps):
-        gradient, logits = engine.gradient(x_adv, y, loss, target=target, keys=rng.fold(keys, step))
+        step_keys = rng.fold(keys, step)
+        gradient, logits = engine.gradient(x_adv, y, loss, target=target, keys=step_keys)
         if observe is not None:
             observe(step, loss(logits, y, target))
-        x_adv = _step(x_adv, gradient, x, threat, step_size, rng.fold(keys, step))
+        x_adv = _step(x_adv, gradient, x, threat, step_size, step_keys)
     if observe is not None:
         observe(n_steps, loss(engine.logits(x_adv, keys=keys), y, target))
     return x_adv

@@ -48,7 +48,10 @@ class Standing:
         self.best = x.clone()
         self.index: Int64[Tensor, "standing"] = torch.arange(len(x), device=x.device)
         self.clean_logits = self.engine.logits(x, keys=keys)
-        check_batch(x, y, self.clean_logits.shape[1])
+        n_classes = self.clean_logits.shape[1]
+        check_batch(x, y, n_classes)
+        if targets is not None:
+            check_batch(x, targets, n_classes)
         self._best_excess = excess(self.clean_logits, y, targets)
         self.index = self.index[self._best_excess <= 0]
 
