@@ -32,9 +32,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         repeats=arguments.repeats,
         seed=arguments.seed,
     )
-    plot.multiples(
-        found["rows"], "PGD-40 on a network that breaks", arguments.output / f"{NAMES[arguments.data]}.svg"
-    )
+    plot.multiples(found["rows"], "PGD-40 on a network that breaks", arguments.output / f"{NAMES[arguments.data]}.svg")
     return {"network": f"network A's layers, natural, {networks.NATURAL_STEPS[arguments.data]} steps", **found}
 
 
