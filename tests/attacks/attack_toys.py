@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate import rng
+from casemate.gradients import Engine
 from casemate.testing import models
 
 SHAPE = (1, 5, 7)
@@ -58,3 +59,82 @@ class Decoy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grey = x.flatten(1).mean(dim=1)
         return torch.stack([0 * grey, 0 * grey - 0.1, 20 * (grey - 0.5) - 1], dim=1)
+
+
+class Affine(nn.Module):
+    """Logits affine in the image, whose distances to a wrong class are known; class 0 is ahead around grey 0.5."""
+
+    weight: Tensor
+
+    def __init__(self, n_classes: int, shape: tuple[int, int, int] = SHAPE, *, ahead: float = 3.0) -> None:
+        super().__init__()
+        self.register_buffer("weight", rng.normal(keys(n_classes, seed=7), shape).flatten(1))
+        self.ahead = ahead
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = (x - 0.5).flatten(1) @ self.weight.T
+        logits[:, 0] += self.ahead
+        return 5 * logits
+
+    def distances(self, x: Tensor, dual: float) -> Tensor:
+        """How far each image is from where class 1, 2, ... overtakes class 0 [n, n_classes - 1].
+
+        In the norm whose dual is the l`dual` norm (2, or 1 for linf), this is a margin divided by the norm of its
+        gradient, where the box is not met: asserted for the nearest class.
+        """
+        normals = (self.weight[1:] - self.weight[0]).double()
+        gaps = self.ahead - (x.double() - 0.5).flatten(1) @ normals.T
+        distances = gaps / normals.norm(p=dual, dim=1)
+        least, nearest = distances.min(dim=1)
+        normal = normals[nearest]
+        step = normal.sign() if dual == 1 else normal / normal.norm(dim=1, keepdim=True)
+        point = x.flatten(1) + least[:, None] * step
+        assert ((point > 0) & (point < 1)).all(), "the box is met: the closed form does not hold"
+        return distances
+
+    def distance(self, x: Tensor, dual: float) -> Tensor:
+        """The least of `distances` [n]."""
+        return self.distances(x, dual).min(dim=1).values
+
+    def distance_to_class_of(self, x_adv: Tensor, x: Tensor, dual: float) -> Tensor:
+        """That of `distances` for the class each of `x_adv` is in: where a descent may end, nearest class or not."""
+        return self.distances(x, dual).gather(1, self(x_adv).argmax(dim=1, keepdim=True) - 1).squeeze(1)
+
+
+def near_grey(n: int, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    """Images with values in [0.45, 0.55]."""
+    return 0.45 + 0.1 * models.images(n, shape)
+
+
+class Hardened(nn.Module):
+    """The decisions of a classifier, without what its logits say beyond them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        return 10 * nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).float() - 5
+
+
+class Unmoved(nn.Module):
+    """Class 0 for every image, with a gradient all the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        grey = x.flatten(1).mean(dim=1)
+        return torch.stack([5 - grey, grey - 5], dim=1)
+
+
+class Asked(Engine):
+    """An engine that counts the points it is asked about, without the padding of its batches."""
+
+    n_points = 0
+
+    def logits(self, x: Tensor, *, keys: rng.Keys | None = None) -> Tensor:
+        self.n_points += len(x)
+        return super().logits(x, keys=keys)
+
+    def gradient(self, x: Tensor, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        self.n_points += len(x)
+        return super().gradient(x, *args, **settings)
