@@ -14,6 +14,7 @@ from casemate.errors import CasemateError
 INPUTS: dict[str, tuple[int, int, int]] = {
     "madry-mnist": (1, 28, 28),
     "madry-cifar": (3, 32, 32),
+    "tramer-b": (1, 28, 28),
     "preact-resnet": (3, 32, 32),
     "fast-at": (1, 28, 28),
     "small-cnn": (1, 28, 28),
@@ -63,6 +64,7 @@ def test_describe_is_the_published_size_of_each_network() -> None:
     assert {row.name: row.n_parameters for row in rows} == {
         "madry-mnist": 3_274_634,
         "madry-cifar": 464_154,
+        "tramer-b": 710_218,
         "preact-resnet": 11_172_170,
         "fast-at": 166_406,
         "small-cnn": 33_546,
@@ -96,7 +98,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "sentence"),
     [
-        ("resnet", {}, "no architecture 'resnet'; choose one of madry-mnist, madry-cifar, preact-resnet"),
+        ("resnet", {}, "no architecture 'resnet'; choose one of madry-mnist, madry-cifar, tramer-b"),
         ("fast-at", {"scale": 2}, "fast-at has no argument 'scale'; it takes width, n_classes, in_channels, size"),
         ("fast-at", {"width": 0}, "width must be a whole number of at least 1, got 0"),
         ("fast-at", {"width": True}, "width must be a whole number of at least 1, got True"),
@@ -106,6 +108,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         ("madry-mnist", {"scale": 1.5}, "scale must be a whole number of at least 1, got 1.5"),
         ("madry-mnist", {"init": "zeros"}, 'init must be "paper" or "pytorch", got \'zeros\''),
         ("madry-cifar", {"width": -1}, "width must be"),
+        ("tramer-b", {"size": 32}, "tramer-b has no argument 'size'; it takes width, n_classes"),
         ("preact-resnet", {"n_classes": 1}, "n_classes must be a whole number of at least 2, got 1"),
     ],
 )

@@ -17,10 +17,12 @@ from casemate.models.madry_mnist import madry_mnist as madry_mnist
 from casemate.models.preact_resnet import preact_resnet as preact_resnet
 from casemate.models.small import fast_at as fast_at
 from casemate.models.small import small_cnn as small_cnn
+from casemate.models.tramer import tramer_b as tramer_b
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "madry-mnist": madry_mnist,
     "madry-cifar": madry_cifar,
+    "tramer-b": tramer_b,
     "preact-resnet": preact_resnet,
     "fast-at": fast_at,
     "small-cnn": small_cnn,
