@@ -15,6 +15,7 @@ import torch
 
 from casemate import files
 from casemate.errors import CasemateError
+from casemate.papers.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("casemate", "torch", "torchattacks", "foolbox", "cleverhans", "adversarial-robustness-toolbox")
@@ -49,7 +50,7 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[], Row], sh
             "date": begun.date().isoformat(),
             "seconds": round(seconds),
             "load_before": round(load, 2),
-            "machine": machine(),
+            "machine": machine(torch.device("cpu")),
             "versions": versions(),
             "seed": arguments.seed,
             "threads": arguments.threads,
@@ -63,15 +64,6 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[], Row], sh
     print(json.dumps(result, indent=2) if arguments.json else show(result))
 
 
-def machine() -> dict[str, Any]:
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.platform(),
-    }
-
-
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -80,14 +72,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "absent"
     return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _refusal(sentence: str) -> int:

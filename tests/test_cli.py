@@ -223,7 +223,19 @@ def test_lists_are_json_too(tmp_path: Path, command: str) -> None:
 
 def test_every_command_has_help_that_says_what_it_does() -> None:
     runner = CliRunner()
-    for command in ("demo", "train", "attack", "audit", "check", "report", "compare", "data", "models"):
+    for command in (
+        "demo",
+        "train",
+        "attack",
+        "audit",
+        "check",
+        "report",
+        "compare",
+        "challenge",
+        "data",
+        "models",
+        "reproduce",
+    ):
         result = runner.invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert command in runner.invoke(app, ["--help"]).output

@@ -8,10 +8,12 @@ import typer
 from casemate import __version__
 from casemate.cli.attack import attack
 from casemate.cli.audit import audit
+from casemate.cli.challenge import challenge
 from casemate.cli.check import check
 from casemate.cli.demo import demo
 from casemate.cli.lists import data, models
 from casemate.cli.pages import compare, report
+from casemate.cli.reproduce import reproduce
 from casemate.cli.train import train
 from casemate.errors import CasemateError
 from casemate.malloc import keep_freed_memory
@@ -22,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, audit, attack, check, report, compare, data, models):
+for command in (demo, train, audit, attack, check, challenge, reproduce, report, compare, data, models):
     app.command()(command)
 
 

@@ -1,7 +1,7 @@
 """`casemate attack`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from casemate.cli.options import (
 )
 from casemate.errors import CasemateError
 
+if TYPE_CHECKING:
+    from casemate.papers.madry2018.challenge import Challenge
+
 
 def attack(
     model: Model,
@@ -40,6 +43,9 @@ def attack(
     limit: Limit = None,
     weights: Weights = None,
     out: Annotated[Path | None, typer.Option(help="Write the images here as safetensors: x_adv, y, broken.")] = None,
+    submission: Annotated[
+        Path | None, typer.Option(help="Write the images here as a submission to the challenge on this data (.npy).")
+    ] = None,
     batch_size: BatchSize = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -56,6 +62,7 @@ def attack(
     from casemate.checkpoint import open_model
     from casemate.cli import console
     from casemate.gradients import Engine
+    from casemate.papers.madry2018.challenge import write_submission
 
     if target_rank is not None and name != "pgd":
         raise CasemateError(f"--target-rank is for --attack pgd, not {name}")
@@ -63,6 +70,7 @@ def attack(
         raise CasemateError(f"--source is for --attack transfer, not {name}")
     if name == "fgsm" and (step_size is not None or n_steps != 40 or n_restarts != 1):
         raise CasemateError("fgsm is one step of eps from the image: leave out --n-steps, --step-size and --n-restarts")
+    challenge = None if submission is None else _challenge_on(data, split, limit, threat)
     pgd = PGD(n_steps=n_steps, step_size=step_size, loss=loss, target_rank=target_rank)
     chosen: Attack
     match name:
@@ -94,6 +102,8 @@ def attack(
         broken = outcome.right_before & ~outcome.right_after
         tensors = {"x_adv": outcome.x_adv.cpu(), "y": y.cpu(), "broken": broken.cpu()}
         files.write_bytes(out, safetensors.torch.save(tensors))
+    if submission is not None and challenge is not None:
+        write_submission(challenge, submission, outcome.x_adv.cpu(), dataset.images)
     result = {
         "model": model,
         "data": f"{data}[{split}]",
@@ -109,3 +119,18 @@ def attack(
         console.print_json(result)
     else:
         console.print_table("attack", ("", "value"), ((key, str(value)) for key, value in result.items()))
+
+
+def _challenge_on(data: str, split: str, limit: int | None, threat: str) -> "Challenge":
+    """The challenge that the attack is an entry to, or a refusal before any work is done."""
+    from casemate import threat as threats
+    from casemate.papers.madry2018.challenge import CHALLENGES
+
+    if data not in CHALLENGES:
+        raise CasemateError(f"there is no challenge on {data}: --submission goes with --data {' or '.join(CHALLENGES)}")
+    challenge = CHALLENGES[data]
+    if split != "test" or limit is not None:
+        raise CasemateError("a submission is about the whole test split: leave out --split and --limit")
+    if threats.parse(threat) != challenge.threat:
+        raise CasemateError(f"the challenge on {data} is at {challenge.threat}: --submission needs that --threat")
+    return challenge

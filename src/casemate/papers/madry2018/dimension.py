@@ -1,0 +1,216 @@
+"""A reader's question about the paper: the images have 28 x 28 pixels, or 32 x 32 of 3 colours.
+
+Do so few make adversarial examples harder to find? Networks of one family are trained at half, at the whole and at
+twice the size of the images, with one linf budget for all. And can an attack make use of the resize in front of a
+network? One network is attacked through every kind of down-sampling, eps and distances being those of its large input.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+import torch
+from torch import nn
+
+from casemate import data, models, rng
+from casemate.attacks import DDN, PGD, evaluate
+from casemate.attacks.smallest import smallest
+from casemate.gradients import Engine
+from casemate.losses import cross_entropy
+from casemate.papers.item import Item, Outcome, Row, Run, Setting
+from casemate.papers.madry2018 import dimension_claims, dimension_facts, dimension_figure, pair
+from casemate.papers.madry2018.evaluation import Evaluation, evaluation
+from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, TRAINED, DataSet, labelled
+from casemate.papers.madry2018.resizes import Resize, Resized, enlarged, reach_of, resizes
+from casemate.papers.networks import Network
+from casemate.threat import L2, Linf
+
+N_IMAGES: dict[Setting, int] = {"small": 200, "full": 1000}
+# Untrained networks of each size, whose gradients the theory is about.
+N_FRESH = 10
+FACTORS = (2, 4)
+# Steps of PGD at every radius in linf, and what seeks the nearest points in l2.
+N_STEPS = 40
+NEAREST = DDN()
+# The recipes of a kind of network.
+TRAININGS = {NATURAL: "natural", TRAINED: "pgd"}
+
+Frames = dict[str, pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set with images of `side` pixels, and how its linf radii are sought: up to `largest`, to `tolerance`.
+
+    `fresh` are the arguments with which the architecture draws its weights by their numbers of inputs, which is what
+    the theory assumes.
+    """
+
+    dataset: DataSet
+    side: int
+    largest: Linf
+    tolerance: float
+    fresh: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        return (self.side // 2, self.side, 2 * self.side)
+
+    def recipe(self, network: str, side: int) -> str:
+        """The name of the recipe; the network of the images' own size is that of the other figures."""
+        name = f"{self.dataset.name}-{TRAININGS[network]}"
+        return name if side == self.side else f"{name}-{side}"
+
+
+STUDIES = (
+    # The paper's own initialisation has one standard deviation for all layers.
+    Study(DATA_SETS[0], 28, Linf(1.0), 1 / 512, {"init": "pytorch"}),
+    Study(DATA_SETS[1], 32, Linf(0.25), 1 / 2048),
+)
+
+# A network of a study: natural or PGD-trained, and the side of its images.
+Networks = Mapping[tuple[str, int], Network]
+
+
+def make(run: Run) -> Outcome:
+    """Both experiments on each data set, and the answers that their numbers give.
+
+    In the small setting CIFAR-10 is left out where its files are not here; in the full one all data are asked for
+    before a network is trained.
+    """
+    if run.setting == "full":
+        for study in STUDIES:
+            data.load(study.dataset.name, limit=1)
+    rows: list[Row] = []
+    drawn, frames, networks = {}, [], []
+    for study in STUDIES:
+        dataset = study.dataset
+        if run.setting == "small" and study is not STUDIES[0] and not pair.at_hand(dataset.name):
+            note = f"its data are not here: `casemate data {dataset.name}` fetches them"
+            rows.append(Row(dataset.title, "a figure", "not made", note))
+            continue
+        opened = {(kind, side): run.network(study.recipe(kind, side)) for kind in TRAININGS for side in study.sides}
+        found = measured(study, opened, run)
+        frames.append(found)
+        networks += list(opened.values())
+        threat = evaluation(opened[NATURAL, study.side], 1, run.seed).threat
+        facts = dimension_facts.facts(dataset.title, study.sides, threat, found)
+        rows += dimension_claims.rows(facts, opened)
+        drawn[dataset.name] = dimension_figure.figure(facts, run, tuple(opened.values()))
+    data_of = {key: pl.concat(found[key] for found in frames) for key in frames[0]}
+    return Outcome(drawn, data_of, tuple(rows), tuple(networks))
+
+
+def measured(study: Study, opened: Networks, run: Run) -> Frames:
+    """`sizes`: a row for each network and image. `resizes`: the same for that of the own size behind each resize.
+
+    `fresh`: the mean gradient of each untrained network. `reach`: the closed form of each resize and what PyTorch does.
+    """
+    shrinking = resizes(FACTORS)
+    total = len(opened) + len(TRAININGS) * len(shrinking)
+    n = N_IMAGES[run.setting]
+    sizes, behind, fresh = [], [], []
+    for done, ((kind, side), network) in enumerate(opened.items()):
+        run.progress(done, total, f"{study.dataset.title}, {kind}, {side} pixels")
+        judged = evaluation(network, n, run.seed)
+        sizes.append(labelled(attacked(network.model, judged, study), network=kind, side=side))
+        if kind == NATURAL:
+            fresh.append(labelled(untrained(network, judged, study), side=side))
+    for place, kind in enumerate(TRAININGS):
+        network = opened[kind, study.side]
+        judged = evaluation(network, n, run.seed)
+        for number, resize in enumerate(shrinking):
+            run.progress(
+                len(opened) + place * len(shrinking) + number, total, f"{study.dataset.title}, {kind}, {resize}"
+            )
+            larger = Evaluation(judged.threat, enlarged(judged.x, resize.factor), judged.y, judged.seed)
+            model = nn.Sequential(Resized(resize), network.model)
+            behind.append(labelled(attacked(model, larger, study), network=kind, resize=str(resize)))
+    frames = {
+        "sizes": pl.concat(sizes),
+        "resizes": pl.concat(behind),
+        "fresh": pl.concat(fresh),
+        "reach": reaches(shrinking, study.side),
+    }
+    return {key: labelled(frame, data=study.dataset.name) for key, frame in frames.items()}
+
+
+def attacked(model: nn.Module, judged: Evaluation, study: Study) -> pl.DataFrame:
+    """One row for each image.
+
+    `right` on the clean image, `standing` after every attack within the threat model, `linf` and `l2` the distance of
+    the nearest misclassified point found in each norm (0 where the image is misclassified as it is), `kappa` and
+    `share` of the latter, and the l1 norm of the `gradient` of the cross-entropy at the image. kappa is |d|_2 over
+    |d|_inf sqrt(n), 1 where all n values change alike; `share` that of the pixels which change.
+    """
+    engine = Engine(model, precision="float32")
+    x, y, threat = judged.x, judged.y, judged.threat
+    keys = rng.image_keys(judged.seed, torch.arange(len(x), device=x.device))
+    at_eps = evaluate(engine, x, y, threat, PGD(n_steps=N_STEPS), seed=judged.seed)
+    bisected = smallest(
+        engine, x, y, study.largest, PGD(n_steps=N_STEPS, loss="margin"),
+        keys=rng.fold(keys, "smallest"), tolerance=study.tolerance,
+    )  # fmt: skip
+    # What one of the two found counts for both.
+    broken = at_eps.right_before & ~at_eps.right_after
+    linf = torch.where(broken, torch.minimum(bisected.distance, threat.measure(at_eps.x_adv, x)), bisected.distance)
+    nearest = NEAREST.nearest(engine, x, y, L2(1), keys=rng.fold(keys, "nearest"))
+    delta = nearest.x_adv.double() - x.double()
+    gradient, _ = engine.gradient(x, y, cross_entropy)
+    columns = {
+        "right": at_eps.right_before,
+        "standing": at_eps.right_after & (linf > threat.eps),
+        "linf": linf,
+        "l2": nearest.distance,
+        "kappa": delta.flatten(1).norm(dim=1) / (delta.flatten(1).abs().amax(dim=1) * math.sqrt(x[0].numel())),
+        "share": (delta != 0).any(dim=1).flatten(1).double().mean(dim=1),
+        "gradient": gradient.flatten(1).abs().sum(dim=1),
+    }
+    return pl.DataFrame({key: column.cpu().numpy() for key, column in columns.items()}).with_row_index("image")
+
+
+def untrained(network: Network, judged: Evaluation, study: Study) -> pl.DataFrame:
+    """The mean l1 norm of the gradient at the images for each of `N_FRESH` untrained networks of that shape."""
+    settings = network.recipe.model
+    means = []
+    with torch.random.fork_rng(devices=()):
+        for number in range(N_FRESH):
+            torch.default_generator.manual_seed(judged.seed + number)
+            model = models.build(settings.name, **{**settings.arguments, **study.fresh}).to(judged.x.device)
+            gradient, _ = Engine(model, precision="float32").gradient(judged.x, judged.y, cross_entropy)
+            means.append(float(gradient.flatten(1).abs().sum(dim=1).mean()))
+    return pl.DataFrame({"gradient": means}).with_row_index("draw")
+
+
+def reaches(shrinking: tuple[Resize, ...], side: int) -> pl.DataFrame:
+    """What each resize to `side` pixels lets through: the closed form without borders, and PyTorch's own matrix."""
+    rows = []
+    for resize in shrinking:
+        for source, reach in (
+            ("closed form", resize.reach()),
+            ("matrix", reach_of(resize.matrix(side * resize.factor))),
+        ):
+            rows.append(
+                {
+                    "resize": str(resize),
+                    "factor": resize.factor,
+                    "undoes_enlargement": resize.undoes_enlargement(),
+                    "source": source,
+                    "linf": reach.linf,
+                    "l2_least": reach.l2[0],
+                    "l2_most": reach.l2[1],
+                    "share": reach.share,
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+ITEM = Item(
+    "dimension",
+    "a reader's question: the dimension of the input, and attacks through the resize",
+    "not in the paper; Simon-Gabriel et al. 2018, Shafahi et al. 2018",
+    {"small": "6 minutes", "full": "5 hours for MNIST; CIFAR-10 needs a GPU"},
+    make,
+)
