@@ -144,8 +144,11 @@ def _ratios(axes: Axes, found: Facts, norm: str) -> None:
     axes.set_yticklabels([])
     axes.set_xlabel("times that without a resize; grey: closed form")
     axes.set_title(f"smallest {norm} change in front of the resize")
-    if norm == "l2":
+    if norm == "linf":
+        axes.set_xlim(0.45, 1.15)
+    else:
         axes.set_xscale("log", base=2)
+        axes.set_xlim(0.8, 16)
         axes.xaxis.set_major_formatter(_plain)
 
 

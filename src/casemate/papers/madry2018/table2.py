@@ -79,7 +79,7 @@ def make(run: Run) -> Outcome:
             CIFAR10,
             (*ATTACKS, *transfers.lines(list(recipes), FGSM, PGD7, TRANSFERS)),
             own | recipes,
-            own | others | {name: copy_of(recipe) for name, recipe in recipes.items()},
+            own | others | {transfers.primed(name): copy_of(recipe) for name, recipe in recipes.items()},
             (*claims, (LARGER, f"{SIMPLE} PGD", f"{WIDE} PGD")) if WIDE in capacities else tuple(claims),
             N_IMAGES[run.setting],
             tuple(stand_in(run.setting)),

@@ -68,9 +68,9 @@ def _matrix(axes: Axes, cells: pl.DataFrame, method: str) -> None:
         text = f"{share:.1f}" if published is None else f"{share:.1f}\n({published:.1f})"
         colour = "white" if share < 55 else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    axes.set_xticks(range(len(names)), [transfers.primed(name).replace(" ", "\n") for name in names])
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("source: an independent copy of")
+    axes.set_xlabel("source, an independent copy")
     axes.set_ylabel("target")
     axes.set_title(f"transferred {method} examples, ours (published)")
     axes.grid(visible=False)

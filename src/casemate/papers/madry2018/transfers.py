@@ -14,15 +14,20 @@ PART = "transfer"
 Published = Mapping[tuple[str, str], tuple[float, float]]
 
 
+def primed(name: str) -> str:
+    """As A' is to A: the name of an independent copy."""
+    return f"{name}'"
+
+
 def lines(names: Sequence[str], fgsm: Search, pgd: Search, published: Published) -> list[Line]:
-    """Two lines for every target and source among `names`; a source is the copy of the network of that name."""
+    """Two lines for every target among `names` and every source, the copies of `names`."""
     found = []
     for target in names:
         for source in names:
             printed = published.get((target, source), (None, None))
             found += [
-                Line(PART, "FGSM", target, source, printed[0], fgsm),
-                Line(PART, "PGD", target, source, printed[1], pgd),
+                Line(PART, "FGSM", target, primed(source), printed[0], fgsm),
+                Line(PART, "PGD", target, primed(source), printed[1], pgd),
             ]
     return found
 
@@ -36,7 +41,7 @@ def rows(title: str, frame: pl.DataFrame) -> list[Row]:
         printed = [f"{value:.1f}" for value in own["published"] if value is not None]
         found.append(
             Row(
-                f"{title}: on {target} from a copy of {source}, FGSM / PGD",
+                f"{title}: on {target} from {source}, FGSM / PGD",
                 " / ".join(printed) or "not printed",
                 " / ".join(f"{100 * value:.1f}" for value in own["accuracy"]),
                 f"n = {own['n'][0]}",
@@ -47,8 +52,11 @@ def rows(title: str, frame: pl.DataFrame) -> list[Row]:
 
 def claim(title: str, frame: pl.DataFrame, what: str, weaker: str, stronger: str) -> Row:
     """Whether PGD from a copy of itself leaves more of the `stronger` network than of the `weaker` one."""
-    own = frame.filter((pl.col("part") == PART) & (pl.col("method") == "PGD") & (pl.col("target") == pl.col("source")))
-    first, second = (own.row(by_predicate=pl.col("target") == name, named=True) for name in (weaker, stronger))
+    cells = frame.filter((pl.col("part") == PART) & (pl.col("method") == "PGD"))
+    first, second = (
+        cells.row(by_predicate=(pl.col("target") == name) & (pl.col("source") == primed(name)), named=True)
+        for name in (weaker, stronger)
+    )
     return Row(
         f"{title}: {what}; PGD from a copy on {weaker}, {stronger}",
         f"{first['published']:.1f}, {second['published']:.1f}",
