@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_toys import log_of, quick, weights_of
 
-from casemate import checkpoint, data, files, gradients
+from casemate import checkpoint, data, files, precision
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.training import guard
@@ -317,14 +317,14 @@ def test_the_precision_that_was_measured_is_kept_when_a_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = quick(objective={"kind": "fast"}, epochs=1)
-    monkeypatch.setattr(gradients, "_may_be_faster_in_bfloat16", lambda device: True)
-    monkeypatch.setattr(gradients, "_faster_precision", {})
-    monkeypatch.setattr(gradients, "_measure_faster", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(precision, "_may_be_faster_in_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "_faster", {})
+    monkeypatch.setattr(precision, "_measure_faster", lambda *_: torch.bfloat16)
     assert train(recipe, tmp_path / "whole", CPU)["search_precision"] == "bfloat16"
     with pytest.raises(Killed):
         train(recipe, tmp_path / "resumed", CPU, observe=kill_at(4))
-    monkeypatch.setattr(gradients, "_faster_precision", {})
-    monkeypatch.setattr(gradients, "_measure_faster", lambda *_: torch.float32)
+    monkeypatch.setattr(precision, "_faster", {})
+    monkeypatch.setattr(precision, "_measure_faster", lambda *_: torch.float32)
     assert train(recipe, tmp_path / "resumed", RESUME)["search_precision"] == "bfloat16"
     assert weights_of(tmp_path / "whole") == weights_of(tmp_path / "resumed")
 
