@@ -18,9 +18,9 @@ KINDS = (NATURAL, TRAINED)
 class Facts:
     """The frames of one data set, summed up over its images.
 
-    `sizes`: one row for each network and side; `behind`: one for each network and resize, with the medians over the
-    images of what `linf_ratio` and `l2_ratio` times the distance at the network itself they take; `reach`: one for each
-    resize and source; `untrained`: the mean gradient for each side. `linf` and `l2` are medians over all images.
+    `sizes` has a row for each network and side, `behind` one for each network and resize: shares of images, medians of
+    distances over all images, mean gradients; in `behind` also the medians of each image's distance over that without
+    the resize. `reach` has a row for each resize and source, `untrained` the mean gradient for each side.
     """
 
     title: str
