@@ -14,22 +14,29 @@ from casemate.training.natural import Natural
 
 RECIPES = sorted(MADRY2018.recipes.glob("*.yaml"))
 N_TRAIN = {"mnist": 60_000, "cifar10": 50_000}
-SHAPE = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+CHANNELS, SIDE = {"mnist": 1, "cifar10": 3}, {"mnist": 28, "cifar10": 32}
 
 
 def steps(recipe: recipes.Recipe) -> int:
     return round((N_TRAIN[recipe.data] - recipe.hold_out) // recipe.batch_size * recipe.epochs)
 
 
+def data_of(recipe: recipes.Recipe) -> tuple[str, tuple[int, int, int]]:
+    """The name of the data set without the size of its images, and their shape."""
+    name, _, side = recipe.data.partition("@")
+    return name, (CHANNELS[name], int(side or SIDE[name]), int(side or SIDE[name]))
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_fits_its_data_and_says_what_it_trains(path: Path) -> None:
     recipe = recipes.read(path)
+    name, shape = data_of(recipe)
     with torch.device("meta"):
-        logits = models.build(recipe.model.name, **recipe.model.arguments)(torch.empty(2, *SHAPE[recipe.data]))
+        logits = models.build(recipe.model.name, **recipe.model.arguments)(torch.empty(2, *shape))
     assert logits.shape == (2, 10)
-    assert path.stem.startswith(recipe.data)
+    assert path.stem.startswith(name)
     assert path.read_text().startswith("# ")
-    assert recipe.threat == {"mnist": "linf:0.3", "cifar10": "linf:8/255"}[recipe.data]
+    assert recipe.threat == {"mnist": "linf:0.3", "cifar10": "linf:8/255"}[name]
     assert isinstance(recipe.build_objective(), Natural if "natural" in path.stem else Adversarial)
 
 

@@ -8,6 +8,7 @@ from casemate.data.cifar10 import CIFAR10
 from casemate.data.dataset import Dataset, Description, Loader, check_images
 from casemate.data.digits_sample import DIGITS_SAMPLE
 from casemate.data.mnist import FASHION_MNIST, MNIST
+from casemate.data.resized import ResizedLoader
 from casemate.errors import CasemateError
 
 __all__ = ["LOADERS", "Dataset", "Description", "check_images", "describe", "load"]
@@ -25,6 +26,9 @@ def load(
     name: str, split: str = "test", *, limit: int | None = None, root: Path | None = None, progress: bool = False
 ) -> Dataset:
     """The data set `name`: one of `LOADERS`, or `folder:PATH`.
+
+    One of `LOADERS` followed by @ and a number of pixels, such as `mnist@14`, is that data set with square images of
+    that side: pixels repeated to be larger, averaged to be smaller, by a whole factor.
 
     `limit` takes the first images of the split (all of them where it has fewer). Files are sought in `root` (instead
     of it, in the folder that `CASEMATE_DATA` names), then in the user's cache, and then downloaded to the cache,
@@ -54,6 +58,11 @@ def _loader(name: str) -> Loader:
         from casemate.data.folder import FolderLoader  # pillow, which no other data set needs
 
         return FolderLoader(Path(path).expanduser())
-    if name not in LOADERS:
+    known, at, side = name.partition("@")
+    if known not in LOADERS:
         raise CasemateError(f"there is no data set {name!r}; known are {', '.join(LOADERS)} and folder:PATH")
-    return LOADERS[name]
+    if not at:
+        return LOADERS[known]
+    if not side.isdecimal() or int(side) < 1:
+        raise CasemateError(f"{name!r} asks for no size: write the side of its images in pixels, such as {known}@14")
+    return ResizedLoader(LOADERS[known], int(side))
