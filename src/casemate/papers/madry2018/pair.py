@@ -59,21 +59,22 @@ def open_pairs(run: Run, n_images: int) -> tuple[list[Pair], list[Row]]:
     In the small setting CIFAR-10 is left out where its files are not here. In the full setting all data are needed:
     raises the sentence of the loader before any network is trained.
     """
-    missing = [] if run.setting == "full" else [dataset for dataset in DATA_SETS[1:] if not at_hand(dataset.name)]
     if run.setting == "full":
         for dataset in DATA_SETS:
             data.load(dataset.name, limit=1)
-    pairs = [_open(run, dataset, n_images) for dataset in DATA_SETS if dataset not in missing]
-    rows = [
-        Row(
-            d.title,
-            "a panel of the figure",
-            "not made",
-            f"its data are not here: `casemate data {d.name}` fetches them",
-        )
-        for d in missing
-    ]
-    return pairs, rows
+    missing = {dataset: left_out(run, dataset, "a panel of the figure") for dataset in DATA_SETS}
+    pairs = [_open(run, dataset, n_images) for dataset, rows in missing.items() if not rows]
+    return pairs, [row for rows in missing.values() for row in rows]
+
+
+def left_out(run: Run, dataset: DataSet, what: str) -> list[Row]:
+    """A row that says why `what` of `dataset` is not made; none where it is to be made.
+
+    Only the small setting leaves anything out: a data set other than the first whose files are not here.
+    """
+    if run.setting == "full" or dataset == DATA_SETS[0] or at_hand(dataset.name):
+        return []
+    return [Row(dataset.title, what, "not made", f"its data are not here: `casemate data {dataset.name}` fetches them")]
 
 
 def at_hand(name: str) -> bool:
