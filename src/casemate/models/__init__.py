@@ -14,6 +14,7 @@ from torch import nn
 from casemate.errors import CasemateError
 from casemate.models.madry_cifar import madry_cifar as madry_cifar
 from casemate.models.madry_mnist import madry_mnist as madry_mnist
+from casemate.models.pooled_resnet import pooled_resnet as pooled_resnet
 from casemate.models.preact_resnet import preact_resnet as preact_resnet
 from casemate.models.small import fast_at as fast_at
 from casemate.models.small import small_cnn as small_cnn
@@ -24,6 +25,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "madry-cifar": madry_cifar,
     "tramer-b": tramer_b,
     "preact-resnet": preact_resnet,
+    "pooled-resnet": pooled_resnet,
     "fast-at": fast_at,
     "small-cnn": small_cnn,
 }
