@@ -14,29 +14,23 @@ from casemate.training.natural import Natural
 
 RECIPES = sorted(MADRY2018.recipes.glob("*.yaml"))
 N_TRAIN = {"mnist": 60_000, "cifar10": 50_000}
-CHANNELS, SIDE = {"mnist": 1, "cifar10": 3}, {"mnist": 28, "cifar10": 32}
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
 def steps(recipe: recipes.Recipe) -> int:
     return round((N_TRAIN[recipe.data] - recipe.hold_out) // recipe.batch_size * recipe.epochs)
 
 
-def data_of(recipe: recipes.Recipe) -> tuple[str, tuple[int, int, int]]:
-    """The name of the data set without the size of its images, and their shape."""
-    name, _, side = recipe.data.partition("@")
-    return name, (CHANNELS[name], int(side or SIDE[name]), int(side or SIDE[name]))
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_fits_its_data_and_says_what_it_trains(path: Path) -> None:
     recipe = recipes.read(path)
-    name, shape = data_of(recipe)
     with torch.device("meta"):
-        logits = models.build(recipe.model.name, **recipe.model.arguments)(torch.empty(2, *shape))
+        logits = models.build(recipe.model.name, **recipe.model.arguments)(torch.empty(2, *SHAPES[recipe.data]))
     assert logits.shape == (2, 10)
-    assert path.stem.startswith(name)
+    assert path.stem.startswith(recipe.data)
     assert path.read_text().startswith("# ")
-    assert recipe.threat == {"mnist": "linf:0.3", "cifar10": "linf:8/255"}[name]
+    threats = {"mnist": "linf:0.3", "cifar10": "linf:8/255"}
+    assert recipe.threat == ("l2:2" if "-l2-" in path.stem else threats[recipe.data])
     assert isinstance(recipe.build_objective(), Natural if "natural" in path.stem else Adversarial)
 
 
@@ -61,6 +55,14 @@ def test_the_full_recipes_take_the_papers_steps(data: str, n_steps: int, batch_s
         network = models.build(trained.model.name, **trained.model.arguments)
     # Counted from the layers in the paper's code: network A, and the wide residual network.
     assert sum(p.numel() for p in network.parameters()) == {"mnist": 3_274_634, "cifar10": 45_901_914}[data]
+
+
+@pytest.mark.parametrize("setting", ["small", "full"])
+def test_training_in_l2_differs_in_the_threat_model_and_its_step_alone(setting: str) -> None:
+    linf, l2 = (recipes.read(MADRY2018.recipes / f"{name}-{setting}.yaml") for name in ("mnist-pgd", "mnist-pgd-l2"))
+    assert l2.objective.step_size is None  # type: ignore[union-attr]
+    unstated = linf.objective.model_copy(update={"step_size": None})
+    assert linf.model_copy(update={"threat": "l2:2", "objective": unstated}) == l2
 
 
 @pytest.mark.parametrize("data", ["mnist", "cifar10"])
