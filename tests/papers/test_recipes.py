@@ -10,9 +10,11 @@ from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.madry2018.pair import DATA_SETS
 from casemate.training import recipe as recipes
 from casemate.training.adversarial import Adversarial
+from casemate.training.fast import Fast
 from casemate.training.natural import Natural
 
 RECIPES = sorted(MADRY2018.recipes.glob("*.yaml"))
+OBJECTIVES = {"natural": Natural, "fgsm": Adversarial, "pgd": Adversarial, "fast": Fast}
 N_TRAIN = {"mnist": 60_000, "cifar10": 50_000}
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
@@ -31,7 +33,7 @@ def test_a_recipe_fits_its_data_and_says_what_it_trains(path: Path) -> None:
     assert path.read_text().startswith("# ")
     threats = {"mnist": "linf:0.3", "cifar10": "linf:8/255"}
     assert recipe.threat == ("l2:2" if "-l2-" in path.stem else threats[recipe.data])
-    assert isinstance(recipe.build_objective(), Natural if "natural" in path.stem else Adversarial)
+    assert isinstance(recipe.build_objective(), OBJECTIVES[path.stem.split("-")[1]])
 
 
 def test_both_settings_have_a_pair_of_networks_for_every_data_set() -> None:

@@ -18,6 +18,7 @@ from casemate.models.pooled_resnet import pooled_resnet as pooled_resnet
 from casemate.models.preact_resnet import preact_resnet as preact_resnet
 from casemate.models.small import fast_at as fast_at
 from casemate.models.small import small_cnn as small_cnn
+from casemate.models.thresholded import thresholded as thresholded
 from casemate.models.tramer import tramer_b as tramer_b
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -28,6 +29,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "pooled-resnet": pooled_resnet,
     "fast-at": fast_at,
     "small-cnn": small_cnn,
+    "thresholded": thresholded,
 }
 
 
