@@ -1,11 +1,14 @@
 """The recipes of a paper's networks: they are what they say, and both settings have one for every data set."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from casemate import models
+from casemate.cli import main
 from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.madry2018.pair import DATA_SETS
 from casemate.training import recipe as recipes
@@ -72,3 +75,19 @@ def test_the_small_trainings_take_few_gradients(data: str) -> None:
     trained = recipes.read(MADRY2018.recipes / f"{data}-pgd-small.yaml")
     # 0.28 ms each for the quarter of network A on one core, less for the small one: five minutes are a million.
     assert steps(trained) * trained.batch_size * (trained.objective.n_steps + 1) < 1.5e6  # type: ignore[union-attr]
+
+
+def test_training_knows_a_papers_recipes_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["casemate", "train", "--list", "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    listed = json.loads(capsys.readouterr().out)
+    assert {f"madry2018/{path.stem}" for path in RECIPES} | set(recipes.built_in()) == set(listed)
+    monkeypatch.setattr(sys, "argv", ["casemate", "train", "madry2018/mnist-pgd-full", "--devices", "3"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    # The refusal is about this very recipe's batches of 50.
+    assert stopped.value.code == 2
+    assert "a batch of 50 does not divide among 3 devices" in capsys.readouterr().err
