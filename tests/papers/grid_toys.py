@@ -9,7 +9,7 @@ from torch import nn
 
 from casemate import data
 from casemate.papers.item import Run, Setting
-from casemate.papers.networks import Network
+from casemate.papers.networks import Network, Variant
 from casemate.training import recipe as recipes
 from casemate.training.recipe import Recipe
 
@@ -63,12 +63,12 @@ def network(name: str, model: nn.Module | None = None) -> Network:
     return Network(f"{name}-small", chosen, recipe(training), {}, Path("toy"), False)
 
 
-def toy_run(setting: Setting = "small", seed: int = 0) -> tuple[Run, list[str]]:
-    """A run of the toys, and the list of the names it was asked for."""
-    asked: list[str] = []
+def toy_run(setting: Setting = "small", seed: int = 0) -> tuple[Run, list[Variant]]:
+    """A run of the toys, and the list of what it was asked for."""
+    asked: list[Variant] = []
 
-    def opened(name: str) -> Network:
-        asked.append(name)
-        return network(name)
+    def opened(wanted: str | Variant) -> Network:
+        asked.append(Variant(wanted) if isinstance(wanted, str) else wanted)
+        return network(asked[-1].name)
 
     return Run(setting, seed, opened), asked

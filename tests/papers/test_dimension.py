@@ -135,7 +135,7 @@ def test_what_reaches_a_network_behind_area_pooling_is_what_reaches_the_network(
     )
 
 
-STUDY = Study(DATA_SETS[0], 8, Linf(0.2), 0.001)
+STUDY = Study(DATA_SETS[0], 8, Linf(0.2), 0.001, {})
 
 
 @pytest.mark.parametrize("resize", [resize for resize in EVERY if resize.factor == 2], ids=str)

@@ -11,13 +11,13 @@ from torch import nn
 from casemate import data, models
 from casemate.attacks import DDN
 from casemate.errors import CasemateError
-from casemate.papers.item import Item, Outcome, Run
+from casemate.papers.item import Item, Outcome, Run, Setting
 from casemate.papers.madry2018 import dimension
 from casemate.papers.madry2018.dimension import STUDIES, TRAININGS
 from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.madry2018.pair import NATURAL, TRAINED
 from casemate.papers.madry2018.resizes import Resize
-from casemate.papers.networks import Network
+from casemate.papers.networks import Network, Networks, Variant
 from casemate.training import recipe as recipes
 
 N = 6
@@ -25,9 +25,10 @@ N = 6
 FEW = (Resize("area", 2), Resize("area", 4), Resize("nearest", 4), Resize("bicubic", 4))
 
 
-def nearest_mean(name: str) -> Network:
-    """The network of a recipe: linear, and right where the mean of the own class is the nearest; nobody trained it."""
-    side = int(name.rpartition("-")[2]) if name[-1].isdigit() else 28
+def nearest_mean(asked: str | Variant) -> Network:
+    """A network for its size: linear, and right where the mean of the own class is the nearest; nobody trained it."""
+    variant = Variant(asked) if isinstance(asked, str) else asked
+    side = int((variant.data or "mnist@28").partition("@")[2])
     digits = data.load(f"digits-sample@{side}", "train", limit=1000)
     means = torch.stack([digits.images[digits.labels == label].mean(dim=0).flatten() for label in range(10)])
     layer = nn.Linear(side * side, 10)
@@ -41,7 +42,7 @@ def nearest_mean(name: str) -> Network:
         "threat": "linf:0.1",
     }
     model = nn.Sequential(nn.Flatten(), layer).eval()
-    return Network(f"{name}-small", model, recipes.from_dict(content, name), {}, Path("toy"), False)
+    return Network(f"{variant.name}-small", model, recipes.from_dict(content, "toy"), {}, Path("toy"), False)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,9 @@ def test_every_network_and_resize_has_its_images(outcome: Outcome) -> None:
         "reach": 4 * 2,
     }
     assert [network.name for network in outcome.networks] == [
-        f"mnist-{kind}{side}-small" for kind in ("natural", "pgd") for side in ("-14", "", "-56")
+        f"mnist-{kind}{size}-small"
+        for kind in ("natural", "pgd")
+        for size in ("-scale9-size14-on-mnist@14", "", "-scale2-size56-on-mnist@56")
     ]
 
 
@@ -128,9 +131,12 @@ def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(monkeypa
 
 @pytest.mark.parametrize("setting", ["small", "full"])
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.dataset.name)
-def test_the_networks_of_a_study_differ_in_the_size_of_their_images_alone(study: dimension.Study, setting: str) -> None:
+def test_the_networks_of_a_study_differ_in_the_size_of_their_images_alone(
+    study: dimension.Study, setting: Setting
+) -> None:
+    networks = Networks(MADRY2018.recipes, Path("unused"), setting)
     for kind in TRAININGS:
-        read = [recipes.read(MADRY2018.recipes / f"{study.recipe(kind, side)}-{setting}.yaml") for side in study.sides]
+        read = [networks.recipe(study.network(kind, side, setting)) for side in study.sides]
         half, own, double = read
         assert (half.data, double.data) == tuple(f"{own.data}@{side}" for side in (study.sides[0], study.sides[2]))
         for other in (half, double):

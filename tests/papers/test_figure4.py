@@ -19,6 +19,7 @@ from casemate.papers.item import Run
 from casemate.papers.madry2018 import figure4, figure4_claims
 from casemate.papers.madry2018.evaluation import Accuracy, evaluation
 from casemate.papers.madry2018.figure4 import CIFAR10, MNIST, Member
+from casemate.papers.networks import Variant
 from casemate.threat import Linf
 from casemate.training.batches import hold_out
 
@@ -44,7 +45,7 @@ def loss_of(name: str, training: Dataset, model: nn.Module | None = None) -> flo
 def test_accuracies_are_direct_calls_of_evaluate() -> None:
     toy = network("mnist-pgd")
     run, _ = toy_run()
-    frame = figure4.measured(MNIST, {Member("4", "PGD", "mnist-pgd"): toy}, run)["accuracies"]
+    frame = figure4.measured(MNIST, {Member("4", "PGD", Variant("mnist-pgd")): toy}, run)["accuracies"]
     digits, engine = data.load("digits-sample", "test", limit=N), Engine(toy.model, precision="float32")
     expected = [int((toy.model(digits.images).argmax(dim=1) == digits.labels).sum())]
     for attack in (FGSM(), PGD(n_steps=40, step_size=0.01)):
@@ -87,7 +88,7 @@ def test_a_network_with_one_answer_is_found_out() -> None:
     assert figure4.only_class(Engine(nearest_mean(0)), judged) is None
     run, _ = toy_run()
     models = {"1": constant(1), "2": nearest_mean(0)}
-    toys = {Member(scale, "PGD", "mnist-pgd"): network("mnist-pgd", model) for scale, model in models.items()}
+    toys = {Member(scale, "PGD", Variant("mnist-pgd")): network("mnist-pgd", model) for scale, model in models.items()}
     facts = figure4.measured(MNIST, toys, run)["networks"]
     assert facts["only_class"].to_list() == [1, None]
     # One class with a logit of 2 and nine of 0: the loss is log(9 + e^2), less 2 where the class is the right one.
@@ -99,7 +100,7 @@ def test_a_network_with_one_answer_is_found_out() -> None:
 def test_every_network_of_the_setting_stands_in_the_figure_once() -> None:
     run, asked = toy_run()
     outcome = figure4.make(run)
-    assert asked == [
+    assert [variant.name for variant in asked] == [
         f"mnist-{training}{scale}" for training in ("natural", "fgsm", "pgd") for scale in ("-scale1", "-scale2", "")
     ]
     frame = outcome.data["accuracies"]
@@ -128,7 +129,7 @@ def test_with_cifar10_both_data_sets_are_in_every_frame(monkeypatch: pytest.Monk
     monkeypatch.setattr(figure4.pair, "at_hand", lambda name: True)
     run, asked = toy_run()
     outcome = figure4.make(run)
-    assert asked[9:] == ["cifar10-natural", "cifar10-fgsm", "cifar10-pgd"]
+    assert asked[9:] == [Variant(f"cifar10-{training}") for training in ("natural", "fgsm", "pgd")]
     assert set(outcome.figures) == {"mnist", "cifar10"}
     assert outcome.data["networks"]["data"].to_list() == ["mnist"] * 9 + ["cifar10"] * 3
     printed = [row for row in outcome.rows if row.item.startswith("CIFAR-10, simple")]

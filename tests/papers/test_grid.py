@@ -13,6 +13,7 @@ from casemate.losses import margin
 from casemate.papers.madry2018 import evaluation as evaluations
 from casemate.papers.madry2018.evaluation import Accuracy, percent
 from casemate.papers.madry2018.grid import NONE, Handed, Line, Search, measured
+from casemate.papers.networks import Variant
 from casemate.threat import Linf
 
 N = 60
@@ -24,7 +25,8 @@ LINES = (
     Line("attacks", "PGD", "A", "A'", 96.0, Search(PGD4)),
     Line("attacks", "CW", "A", "A'", 97.0, Search(PGD(n_steps=4, step_size=0.04, loss="margin"), until_fooled=True)),
 )
-TARGETS, SOURCES = {"A": "mnist-pgd"}, {"A": "mnist-pgd", "A'": "mnist-pgd-copy"}
+A = Variant("mnist-pgd")
+TARGETS, SOURCES = {"A": A}, {"A": A, "A'": Variant("mnist-pgd", copy=1)}
 
 
 def directly(attack: Attack, seed: int = 0) -> int:
@@ -94,7 +96,7 @@ def test_the_same_search_from_the_same_network_is_made_once(monkeypatch: pytest.
 def test_only_the_networks_of_the_lines_are_opened() -> None:
     run, asked = toy_run()
     _, networks = measured(LINES[:3], TARGETS, SOURCES, run, N)
-    assert asked == ["mnist-pgd"]
+    assert asked == [A]
     assert [network.name for network in networks] == ["mnist-pgd-small"]
 
 

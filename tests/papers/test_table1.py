@@ -8,7 +8,6 @@ from grid_toys import toy_run
 
 from casemate.papers.madry2018 import table1
 from casemate.papers.madry2018.grid import NONE, Line, Search
-from casemate.papers.madry2018.items import MADRY2018
 
 # Method, steps, restarts and source of every line as the paper prints it; FGSM and one CW+ have no steps there.
 PRINTED = [
@@ -88,12 +87,6 @@ def test_every_transfer_stands_in_it_once() -> None:
         ("PGD", "PGD'", "FGSM"): 96.8,
         ("PGD", "PGD'", "PGD"): 96.0,
     }
-
-
-@pytest.mark.parametrize("setting", ["small", "full"])
-def test_every_network_has_a_recipe(setting: str) -> None:
-    for name in {*table1.TARGETS.values(), *table1.SOURCES.values()}:
-        assert (MADRY2018.recipes / f"{name}-{setting}.yaml").is_file()
 
 
 def shortened(line: Line) -> Line:

@@ -9,7 +9,7 @@ from grid_toys import toy_run
 from casemate.papers.item import Outcome, Setting
 from casemate.papers.madry2018 import table2
 from casemate.papers.madry2018.grid import NONE
-from casemate.papers.madry2018.items import MADRY2018
+from casemate.papers.networks import Variant
 
 PRINTED = {
     "A: clean": 87.3,
@@ -37,9 +37,9 @@ WIDE = ["wide natural", "wide FGSM", "wide PGD"]
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[Setting, tuple[Outcome, list[str]]]:
+def made() -> dict[Setting, tuple[Outcome, list[Variant]]]:
     """What the item comes to on 16 images in each setting, and the networks it asked for."""
-    found: dict[Setting, tuple[Outcome, list[str]]] = {}
+    found: dict[Setting, tuple[Outcome, list[Variant]]] = {}
     with pytest.MonkeyPatch.context() as patched:
         for setting in ("small", "full"):
             patched.setitem(table2.N_IMAGES, setting, 16)
@@ -76,7 +76,7 @@ def test_the_searches_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize(("setting", "names"), [("small", SIMPLE), ("full", SIMPLE + WIDE)])
 def test_every_pair_of_networks_stands_in_it_once(
-    setting: Setting, names: list[str], made: dict[Setting, tuple[Outcome, list[str]]]
+    setting: Setting, names: list[str], made: dict[Setting, tuple[Outcome, list[Variant]]]
 ) -> None:
     outcome, asked = made[setting]
     frame = outcome.data["accuracies"]
@@ -90,8 +90,6 @@ def test_every_pair_of_networks_stands_in_it_once(
         )
     # A and its copies are among the networks of the transfers, so each is opened once.
     assert len(asked) == len(set(asked)) == 2 * len(names)
-    for name in asked:
-        assert (MADRY2018.recipes / f"{name}-{setting}.yaml").is_file()
     claims = [row for row in outcome.rows if "transferability" in row.item]
     assert [row.published for row in claims] == (
         ["6.6, 57.7"] if setting == "small" else ["6.6, 57.7", "0.0, 64.2", "57.7, 64.2"]
@@ -99,7 +97,7 @@ def test_every_pair_of_networks_stands_in_it_once(
 
 
 def test_the_table_is_about_the_largest_network_of_the_setting(
-    made: dict[Setting, tuple[Outcome, list[str]]],
+    made: dict[Setting, tuple[Outcome, list[Variant]]],
 ) -> None:
     outcome, _ = made["full"]
     by_label = {(row["part"], row["label"]): row["right"] for row in outcome.data["accuracies"].iter_rows(named=True)}
@@ -111,7 +109,7 @@ def test_the_table_is_about_the_largest_network_of_the_setting(
         )
 
 
-def test_the_small_setting_says_what_stands_in(made: dict[Setting, tuple[Outcome, list[str]]]) -> None:
+def test_the_small_setting_says_what_stands_in(made: dict[Setting, tuple[Outcome, list[Variant]]]) -> None:
     for outcome, _ in made.values():
         texts = " ".join(
             text.get_text() for text in outcome.figures["cifar10"].findobj(lambda artist: hasattr(artist, "get_text"))

@@ -8,7 +8,7 @@ from typing import Literal
 import polars as pl
 from matplotlib.figure import Figure
 
-from casemate.papers.networks import Network
+from casemate.papers.networks import Network, Variant
 
 # "full" is the paper's own setting, "small" one that finishes in minutes on 2 cores and says so on its figures.
 Setting = Literal["small", "full"]
@@ -31,13 +31,13 @@ class Row:
 class Run:
     """One making of an item.
 
-    `network` opens one of the paper's networks by its name, in the form of the setting, and trains it first where it
-    has not been; `seed` seeds every random choice of the item.
+    `network` opens one of the paper's networks, by the name of its recipe or as a variant of one, in the form of the
+    setting, and trains it first where it has not been; `seed` seeds every random choice of the item.
     """
 
     setting: Setting
     seed: int
-    network: Callable[[str], Network]
+    network: Callable[[str | Variant], Network]
     progress: Progress = lambda done, total, note: None
 
 

@@ -24,7 +24,7 @@ from casemate.papers.madry2018 import dimension_claims, dimension_facts, dimensi
 from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, TRAINED, DataSet, labelled
 from casemate.papers.madry2018.resizes import Resize, Resized, enlarged, reach_of, resizes
-from casemate.papers.networks import Network
+from casemate.papers.networks import Arguments, Network, Variant
 from casemate.threat import L2, Linf
 
 N_IMAGES: dict[Setting, int] = {"small": 100, "full": 1000}
@@ -35,7 +35,7 @@ FACTORS = (2, 4)
 # of a resize, where 100 steps of DDN, whose first norm is 1, ended up to half too far in a trial and 300 did not.
 N_STEPS = 40
 NEAREST = DDN(n_steps=300)
-# The recipes of a kind of network.
+# How the recipes call a kind of network.
 TRAININGS = {NATURAL: "natural", TRAINED: "pgd"}
 
 Frames = dict[str, pl.DataFrame]
@@ -45,30 +45,51 @@ Frames = dict[str, pl.DataFrame]
 class Study:
     """A data set with images of `side` pixels, and how its linf radii are sought: up to `largest`, to `tolerance`.
 
-    `fresh` are the arguments with which the architecture draws its weights by their numbers of inputs, which is what
-    the theory assumes.
+    `resized` are the arguments of the architecture for images of half and of double the side, with about as many
+    weights. `fresh` are those with which it draws its weights by their numbers of inputs, which is what the theory
+    assumes.
     """
 
     dataset: DataSet
     side: int
     largest: Linf
     tolerance: float
+    resized: Mapping[Setting, tuple[Arguments, Arguments]]
     fresh: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sides(self) -> tuple[int, int, int]:
         return (self.side // 2, self.side, 2 * self.side)
 
-    def recipe(self, network: str, side: int) -> str:
-        """The name of the recipe; the network of the images' own size is that of the other figures."""
-        name = f"{self.dataset.name}-{TRAININGS[network]}"
-        return name if side == self.side else f"{name}-{side}"
+    def network(self, kind: str, side: int, setting: Setting) -> Variant:
+        """The network of the images' own size is that of the other figures."""
+        recipe, (half, double) = f"{self.dataset.name}-{TRAININGS[kind]}", self.resized[setting]
+        if side == self.side:
+            return Variant(recipe)
+        return Variant(recipe, data=f"{self.dataset.name}@{side}", arguments=half if side < self.side else double)
 
 
 STUDIES = (
-    # The paper's own initialisation has one standard deviation for all layers.
-    Study(DATA_SETS[0], 28, Linf(1.0), 1 / 512, {"init": "pytorch"}),
-    Study(DATA_SETS[1], 32, Linf(0.25), 1 / 2048),
+    Study(
+        DATA_SETS[0],
+        28,
+        Linf(1.0),
+        1 / 512,
+        {
+            "small": ((("scale", 9), ("size", 14)), (("scale", 2), ("size", 56))),
+            "full": ((("scale", 36), ("size", 14)), (("scale", 8), ("size", 56))),
+        },
+        # The paper's own initialisation has one standard deviation for all layers.
+        {"init": "pytorch"},
+    ),
+    # The paper's residual networks average over all positions: their weights do not depend on the size.
+    Study(
+        DATA_SETS[1],
+        32,
+        Linf(0.25),
+        1 / 2048,
+        {"small": ((("width", 18), ("size", 16)), (("width", 10), ("size", 64))), "full": ((), ())},
+    ),
 )
 
 # A network of a study: natural or PGD-trained, and the side of its images.
@@ -91,7 +112,11 @@ def make(run: Run) -> Outcome:
         if missing := pair.left_out(run, dataset, "a figure"):
             rows += missing
             continue
-        opened = {(kind, side): run.network(study.recipe(kind, side)) for kind in TRAININGS for side in study.sides}
+        opened = {
+            (kind, side): run.network(study.network(kind, side, run.setting))
+            for kind in TRAININGS
+            for side in study.sides
+        }
         found = measured(study, opened, run)
         frames.append(found)
         networks += list(opened.values())

@@ -1,6 +1,9 @@
-"""The families of networks behind figure 4 and tables 1 and 2, by the names of their recipes."""
+"""The families of networks behind figure 4 and tables 1 and 2, as variants of the paper's recipes."""
+
+from dataclasses import replace
 
 from casemate.papers.item import Row, Setting
+from casemate.papers.networks import Arguments, Variant
 
 # What a network is trained on, as its recipe says it and as the paper does.
 TRAININGS = {"natural": "natural", "fgsm": "FGSM", "pgd": "PGD"}
@@ -10,18 +13,21 @@ SCALES: dict[Setting, tuple[int, ...]] = {"small": (1, 2, 4), "full": (1, 2, 4, 
 OWN_SCALE: dict[Setting, int] = {"small": 4, "full": 16}
 
 SIMPLE, WIDE = "simple", "wide"
-# The networks on CIFAR-10 and how their recipes' names end. One gradient of the simple network takes as long as 45 of
-# `small-cnn`, which stands in its place in the small setting.
-CAPACITIES: dict[Setting, dict[str, str]] = {"small": {SIMPLE: ""}, "full": {SIMPLE: "-simple", WIDE: ""}}
+# The networks on CIFAR-10 and their arguments other than the recipes', whose networks are the largest. One gradient of
+# the simple network takes as long as 45 of `small-cnn`, which stands in its place in the small setting.
+CAPACITIES: dict[Setting, dict[str, Arguments]] = {
+    "small": {SIMPLE: ()},
+    "full": {SIMPLE: (("width", 1),), WIDE: ()},
+}
 STAND_IN = "three convolutions in the place of the paper's residual networks"
 
 
-def mnist(training: str, scale: int, setting: Setting) -> str:
-    return f"mnist-{training}" if scale == OWN_SCALE[setting] else f"mnist-{training}-scale{scale}"
+def mnist(training: str, scale: int, setting: Setting) -> Variant:
+    return Variant(f"mnist-{training}", arguments=() if scale == OWN_SCALE[setting] else (("scale", scale),))
 
 
-def cifar10(training: str, capacity: str, setting: Setting) -> str:
-    return f"cifar10-{training}{CAPACITIES[setting][capacity]}"
+def cifar10(training: str, capacity: str, setting: Setting) -> Variant:
+    return Variant(f"cifar10-{training}", arguments=CAPACITIES[setting][capacity])
 
 
 def stand_in(setting: Setting) -> list[Row]:
@@ -31,6 +37,6 @@ def stand_in(setting: Setting) -> list[Row]:
     return [Row("CIFAR-10: the networks", "residual networks", STAND_IN, "so that published and ours are far apart")]
 
 
-def copy_of(name: str) -> str:
-    """The same network from another seed."""
-    return f"{name}-copy"
+def copy_of(network: Variant) -> Variant:
+    """The same network from another seed: a source of transferred examples."""
+    return replace(network, copy=network.copy + 1)

@@ -16,7 +16,7 @@ from casemate.papers.madry2018 import families, figure4_claims, figure4_figure, 
 from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.families import CAPACITIES, SCALES, TRAININGS
 from casemate.papers.madry2018.pair import DATA_SETS, DataSet
-from casemate.papers.networks import Network
+from casemate.papers.networks import Network, Variant
 from casemate.precision import full_float32
 from casemate.training.batches import hold_out
 from casemate.training.objective import Step
@@ -44,11 +44,11 @@ Frames = dict[str, pl.DataFrame]
 
 @dataclass(frozen=True)
 class Member:
-    """One network of a family: its capacity, as the figure calls it, what it is trained on, and its recipe."""
+    """One network of a family: its capacity, as the figure calls it, what it is trained on, and how it is trained."""
 
     capacity: str
     training: str
-    recipe: str
+    network: Variant
 
 
 def members(dataset: DataSet, setting: Setting) -> list[Member]:
@@ -82,7 +82,7 @@ def make(run: Run) -> Outcome:
         if missing := pair.left_out(run, dataset, "a panel of the figure"):
             rows += missing
             continue
-        opened = {member: run.network(member.recipe) for member in members(dataset, run.setting)}
+        opened = {member: run.network(member.network) for member in members(dataset, run.setting)}
         found = measured(dataset, opened, run)
         frames.append(found)
         networks += list(opened.values())

@@ -13,7 +13,7 @@ from casemate.gradients import Classifier, Engine
 from casemate.losses import Labels
 from casemate.papers.item import Run
 from casemate.papers.madry2018.evaluation import Accuracy, evaluation
-from casemate.papers.networks import Network
+from casemate.papers.networks import Network, Variant
 from casemate.threat import Images, Threat
 
 NONE = "none"
@@ -86,18 +86,18 @@ class Line:
 
 
 def measured(
-    lines: Sequence[Line], targets: Mapping[str, str], sources: Mapping[str, str], run: Run, n: int
+    lines: Sequence[Line], targets: Mapping[str, Variant], sources: Mapping[str, Variant], run: Run, n: int
 ) -> tuple[pl.DataFrame, tuple[Network, ...]]:
     """Each line with what is left of the accuracy on the first `n` test images, and the networks it took.
 
     Each is what its own attack finds alone; two lines that are the same search from the same network are made once.
-    `targets` and `sources` give the recipes of the names in the lines.
+    `targets` and `sources` give the networks of the names in the lines.
     """
     pairs = [(targets[line.target], sources.get(line.source)) for line in lines]
-    networks = {name: run.network(name) for name in dict.fromkeys(name for pair in pairs for name in pair if name)}
-    engines = {name: Engine(networks[name].model, precision="float32") for name, _ in pairs}
+    networks = {one: run.network(one) for one in dict.fromkeys(one for pair in pairs for one in pair if one)}
+    engines = {target: Engine(networks[target].model, precision="float32") for target, _ in pairs}
     judged = evaluation(next(iter(networks.values())), n, run.seed)
-    known: dict[tuple[str, str | None, Search | None], Accuracy] = {}
+    known: dict[tuple[Variant, Variant | None, Search | None], Accuracy] = {}
     rows = []
     for done, (line, (target, source)) in enumerate(zip(lines, pairs, strict=True)):
         run.progress(done, len(lines), line.label)
@@ -121,7 +121,9 @@ def _columns(line: Line) -> dict[str, str | float | None]:
     }
 
 
-def _attack(search: Search | None, target: str, source: str | None, networks: Mapping[str, Network]) -> Attack | None:
+def _attack(
+    search: Search | None, target: Variant, source: Variant | None, networks: Mapping[Variant, Network]
+) -> Attack | None:
     if search is None or source is None:
         return None
     return search.white_box() if source == target else search.black_box(networks[source])

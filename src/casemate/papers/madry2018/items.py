@@ -3,7 +3,18 @@
 from pathlib import Path
 
 from casemate.papers.item import Paper
-from casemate.papers.madry2018 import dimension, figure1, figure2, figure4, figure6, filters, landscape, table1, table2
+from casemate.papers.madry2018 import (
+    dimension,
+    figure1,
+    figure2,
+    figure4,
+    figure6,
+    filters,
+    landscape,
+    table1,
+    table2,
+    two_cores,
+)
 
 MADRY2018 = Paper(
     name="madry2018",
@@ -19,5 +30,6 @@ MADRY2018 = Paper(
         figure6.ITEM,
         filters.ITEM,
         dimension.ITEM,
+        two_cores.ITEM,
     ),
 )

@@ -10,13 +10,14 @@ from casemate.papers.madry2018 import table_figure, transfers
 from casemate.papers.madry2018.evaluation import percent
 from casemate.papers.madry2018.grid import Line, measured
 from casemate.papers.madry2018.pair import DataSet
+from casemate.papers.networks import Variant
 
 PART = "attacks"
 
 
 @dataclass(frozen=True)
 class Table:
-    """The lines of a table, and the recipes of the networks that are attacked in them or that examples come from.
+    """The lines of a table, and the networks that are attacked in them or that examples come from.
 
     Each of `claims` is a sentence of appendix D and the two networks it puts in order. `n` test images are attacked.
     `remarks` are rows about the networks, which the footer of the figure repeats.
@@ -24,8 +25,8 @@ class Table:
 
     dataset: DataSet
     lines: tuple[Line, ...]
-    targets: Mapping[str, str]
-    sources: Mapping[str, str]
+    targets: Mapping[str, Variant]
+    sources: Mapping[str, Variant]
     claims: tuple[tuple[str, str, str], ...]
     n: int
     remarks: tuple[Row, ...] = ()

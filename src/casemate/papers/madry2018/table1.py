@@ -7,6 +7,7 @@ from casemate.papers.madry2018.families import TRAININGS, copy_of
 from casemate.papers.madry2018.grid import NONE, Line, Search
 from casemate.papers.madry2018.pair import DATA_SETS
 from casemate.papers.madry2018.table import Table
+from casemate.papers.networks import Variant
 
 N_IMAGES: dict[Setting, int] = {"small": 500, "full": 10_000}
 
@@ -64,12 +65,15 @@ TRANSFERS = {
     ("PGD", "PGD"): (96.8, 96.0),
 }
 
+NETWORKS = {title: Variant(f"mnist-{training}") for training, title in TRAININGS.items()}
+COPIES = {title: copy_of(network) for title, network in NETWORKS.items()}
 # A_nat is a copy too, since a black box does not share initial weights with its target.
-TARGETS = {A: "mnist-pgd", NATURAL: "mnist-natural-copy"} | {
-    title: f"mnist-{training}" for training, title in TRAININGS.items()
-}
-SOURCES = {A: "mnist-pgd", COPY: "mnist-pgd-copy", NATURAL: "mnist-natural-copy", B: "mnist-natural-b"} | {
-    transfers.primed(title): copy_of(f"mnist-{training}") for training, title in TRAININGS.items()
+TARGETS = NETWORKS | {A: NETWORKS["PGD"], NATURAL: COPIES["natural"]}
+SOURCES = {transfers.primed(title): copy for title, copy in COPIES.items()} | {
+    A: NETWORKS["PGD"],
+    COPY: COPIES["PGD"],
+    NATURAL: COPIES["natural"],
+    B: Variant("mnist-natural-b"),
 }
 LINES = (*ATTACKS, *transfers.lines(list(TRAININGS.values()), FGSM, pgd(40), TRANSFERS))
 

@@ -7,6 +7,7 @@ from casemate.papers.madry2018.families import CAPACITIES, SIMPLE, TRAININGS, WI
 from casemate.papers.madry2018.grid import NONE, Line, Search
 from casemate.papers.madry2018.pair import DATA_SETS
 from casemate.papers.madry2018.table import Table
+from casemate.papers.networks import Variant
 
 N_IMAGES: dict[Setting, int] = {"small": 1000, "full": 10_000}
 
@@ -67,19 +68,20 @@ LARGER = "capacity decreases transferability"
 def make(run: Run) -> Outcome:
     """The ten lines of the table, and every transfer between the networks that the setting has."""
     capacities = CAPACITIES[run.setting]
-    recipes = {
+    networks = {
         f"{capacity} {title}": cifar10(training, capacity, run.setting)
         for capacity in capacities
         for training, title in TRAININGS.items()
     }
-    own, others = {A: "cifar10-pgd"}, {COPY: "cifar10-pgd-copy", NATURAL: "cifar10-natural-copy"}
+    own = {A: Variant("cifar10-pgd")}
+    others = {COPY: copy_of(own[A]), NATURAL: copy_of(Variant("cifar10-natural"))}
     claims = [(STRONGER, f"{capacity} natural", f"{capacity} PGD") for capacity in capacities]
     return table.outcome(
         Table(
             CIFAR10,
-            (*ATTACKS, *transfers.lines(list(recipes), FGSM, PGD7, TRANSFERS)),
-            own | recipes,
-            own | others | {transfers.primed(name): copy_of(recipe) for name, recipe in recipes.items()},
+            (*ATTACKS, *transfers.lines(list(networks), FGSM, PGD7, TRANSFERS)),
+            own | networks,
+            own | others | {transfers.primed(name): copy_of(network) for name, network in networks.items()},
             (*claims, (LARGER, f"{SIMPLE} PGD", f"{WIDE} PGD")) if WIDE in capacities else tuple(claims),
             N_IMAGES[run.setting],
             tuple(stand_in(run.setting)),
