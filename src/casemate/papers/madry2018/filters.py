@@ -34,8 +34,8 @@ def make(run: Run) -> Outcome:
 def measured(networks: Mapping[str, Network], judged: Evaluation) -> Frames:
     """`filters`: one row for each network and filter of its first layer, with the statistics of `thresholds`.
 
-    `fires` is the share of positions in the test images at which the filter answers. `weights`: every weight of the
-    first, second and output layer, by its unit and its place there, and the biases, which have no place.
+    `fires` and `spread` are about its answers to the test images. `weights`: every weight of the first, second and
+    output layer, by its unit and its place there, and the biases, which have no place.
     """
     filters, weights = [], []
     for name, network in networks.items():
@@ -48,13 +48,14 @@ def measured(networks: Mapping[str, Network], judged: Evaluation) -> Frames:
 
 
 def filter_frame(model: nn.Module, layer: nn.Conv2d, x: Images) -> pl.DataFrame:
-    found = thresholds.filters(layer)
+    found, answers = thresholds.filters(layer), thresholds.answers(model, layer, x)
     columns = {
         "largest": found.largest,
         "n_weights": found.n_weights,
         "one_weight": found.one_weight,
         "threshold": found.threshold,
-        "fires": thresholds.firing(model, layer, x),
+        "fires": answers.fires,
+        "spread": answers.spread,
     }
     return pl.DataFrame({key: column.cpu().numpy() for key, column in columns.items()}).with_row_index("filter")
 

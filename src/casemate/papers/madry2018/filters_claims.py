@@ -23,8 +23,8 @@ Frames = Mapping[str, pl.DataFrame]
 def rows(frames: Frames, judged: Evaluation) -> list[Row]:
     return [
         *(_one_weight(frames, network) for network in KINDS),
-        *(_thresholds(frames, network, judged.threat.eps) for network in KINDS),
-        *(_dead(frames, network, len(judged.x)) for network in KINDS),
+        _thresholds(frames, judged.threat.eps),
+        *(_unused(frames, network, len(judged.x)) for network in KINDS),
         *(_range(frames, network, layer) for layer in (FIRST, SECOND) for network in KINDS),
         _output_weights(frames),
         *(_class_biases(frames, network) for network in KINDS),
@@ -61,25 +61,27 @@ def _one_weight(frames: Frames, network: str) -> Row:
     )
 
 
-def _thresholds(frames: Frames, network: str, eps: float) -> Row:
-    single = filters_of(frames, network).filter(pl.col("one_weight")).sort("threshold")
-    at_eps = int(thresholds.near(torch.from_numpy(single["threshold"].to_numpy().copy()), eps, WITHIN).sum())
+def _thresholds(frames: Frames, eps: float) -> Row:
+    single = filters_of(frames, TRAINED).filter(pl.col("one_weight")).sort("threshold")
+    at_eps = int(thresholds.near(torch.tensor(single["threshold"].to_list(), dtype=torch.float64), eps, WITHIN).sum())
     return Row(
-        f"MNIST, {network}: thresholds -bias / weight of its filters with one weight",
-        "no number; changes of pixels below threshold - eps do not pass" if network == TRAINED else "no such filters",
+        f"MNIST, {TRAINED}: thresholds -bias / weight of its filters with one weight",
+        "no number; changes of pixels below threshold - eps do not pass",
         _listed(single["threshold"], ".3f") or "no such filters",
         f"{at_eps} of {len(single)} within {WITHIN:g} of eps = {eps:g} or 1 - eps = {1 - eps:g}",
     )
 
 
-def _dead(frames: Frames, network: str, n: int) -> Row:
+def _unused(frames: Frames, network: str, n: int) -> Row:
     own = filters_of(frames, network)
     dead = int((own["fires"] == 0).sum())
+    relative = own["spread"] / own["spread"].to_numpy().max()
     return Row(
         f"MNIST, {network}: dead filters of the first layer, whose ReLU lets nothing by",
         "29 of 32 are not used" if network == TRAINED else "no claim",
         f"{dead} of {len(own)}",
-        f"on the first {n:,} test images; share of positions at which each answers: {_listed(own['fires'], '.1%')}",
+        f"on the first {n:,} test images; standard deviation of what each lets by, of the largest: "
+        f"{_listed(relative, '.1%')}",
     )
 
 

@@ -20,6 +20,8 @@ from casemate.papers.madry2018.pair import COLOURS
 from casemate.papers.networks import Network
 
 N_BINS = 60
+# The thresholds on the axis; what is beyond is drawn at its ends.
+SHOWN = (-0.5, 1.5)
 # Half a weight, so that a single one is seen on a logarithmic axis.
 HALF = 0.5
 
@@ -91,17 +93,16 @@ def _thresholds(axes: Axes, frames: Frames, eps: float) -> None:
     for line, name in enumerate(KINDS):
         own = filters_of(frames, name)
         for single, fill in ((False, "none"), (True, "full")):
-            values = own.filter(pl.col("one_weight") == single)["threshold"].to_numpy()
-            axes.plot(
-                values, np.full(len(values), line), "o", color=COLOURS[name], fillstyle=fill, markersize=7, alpha=0.8
-            )
+            values = own.filter(pl.col("one_weight") == single)["threshold"].to_numpy().clip(*SHOWN)
+            axes.plot(values, np.full(len(values), line), "o", color=COLOURS[name], fillstyle=fill, markersize=7)
     for value in (eps, 1 - eps):
         axes.axvline(value, color=figures.INK, linestyle="--", linewidth=0.9)
     axes.set_yticks(range(len(KINDS)), KINDS, rotation=90, verticalalignment="center")
     axes.set_ylim(-0.6, len(KINDS) - 0.4)
-    axes.set_xlim(-1, 1.5)
-    axes.set_title("threshold of each filter")
-    axes.set_xlabel("-bias / largest weight; filled: of one weight;\ndashed: eps and 1 - eps")
+    margin = 0.05 * (SHOWN[1] - SHOWN[0])
+    axes.set_xlim(SHOWN[0] - margin, SHOWN[1] + margin)
+    axes.set_title("-bias / largest weight, by filter")
+    axes.set_xlabel("filled: of one weight; at the ends:\nbeyond; dashed: eps and 1 - eps")
 
 
 def _histogram(axes: Axes, frames: Frames, layer: str) -> None:

@@ -8,7 +8,7 @@ which black pixels can be pushed, and of 1 - eps, above which white ones can.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
 from casemate.errors import CasemateError
@@ -72,27 +72,40 @@ def weighted_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     return [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
-@torch.no_grad()
-def firing(model: nn.Module, layer: nn.Conv2d, x: Images) -> Float[Tensor, "filters"]:
-    """The share of positions, over all images [n, ...], at which each filter's answer is above 0, as a ReLU lets it by.
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a ReLU after each filter lets by over all positions in some images, each [filters].
 
-    A filter of share 0 is dead on these images: nothing behind it depends on what it sees.
+    `fires` is the share of positions at which that is above 0: a filter of share 0 is dead on these images. `spread` is
+    its standard deviation: what a filter of little spread says hardly depends on what it sees.
     """
-    positive = torch.zeros(layer.out_channels, dtype=torch.float64, device=x.device)
+
+    fires: Float64[Tensor, "filters"]
+    spread: Float64[Tensor, "filters"]
+
+
+@torch.no_grad()
+def answers(model: nn.Module, layer: nn.Conv2d, x: Images) -> Answers:
+    """Those of `layer`, which is one of `model`, to the images x [n, ...]."""
+    # The number of positions that fire, the sum and the sum of squares.
+    sums = torch.zeros(3, layer.out_channels, dtype=torch.float64, device=x.device)
     n_positions = 0
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> None:
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> None:
         nonlocal n_positions
-        positive.add_((answer > 0).double().sum(dim=(0, 2, 3)))
+        let_by = answer.double().clamp(min=0)
+        for total, values in zip(sums, (let_by > 0, let_by, let_by.square()), strict=True):
+            total += values.sum(dim=(0, 2, 3))
         n_positions += answer[:, 0].numel()
 
-    handle = layer.register_forward_hook(count)
+    handle = layer.register_forward_hook(add)
     try:
         for part in x.split(AT_A_TIME):
             model(part)
     finally:
         handle.remove()
-    return positive / n_positions
+    fires, mean, square = sums / n_positions
+    return Answers(fires, (square - mean**2).clamp(min=0).sqrt())
 
 
 def _kind(module: nn.Module | None) -> str:
