@@ -11,9 +11,8 @@ from grid_toys import network, toy_run
 from paper_toys import linear
 
 from casemate import attacks, data
-from casemate.errors import CasemateError
 from casemate.gradients import Engine
-from casemate.papers.item import Item, Outcome, Row, Run
+from casemate.papers.item import Item, Outcome, Row
 from casemate.papers.madry2018 import figure6, figure6_claims
 from casemate.papers.madry2018 import figure6_curves as curves
 from casemate.papers.madry2018.evaluation import Accuracy, Evaluation
@@ -170,19 +169,6 @@ def test_the_item_has_a_figure_its_data_and_rows(outcome: Outcome) -> None:
     own = (pl.col("network") == IN_LINF) & (pl.col("norm") == "linf") & (pl.col("attack") == PGD)
     shares = outcome.data["accuracies"].filter(own).sort("eps")["accuracy"]
     assert list(drawn) == pytest.approx((100 * shares).to_list())
-
-
-def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, split: str = "test", *, limit: int | None = None) -> None:
-        if name == "cifar10":
-            raise CasemateError("cifar10: no usable file")
-
-    def train(name: str) -> None:
-        raise AssertionError(f"{name} was opened before the data were asked for")
-
-    monkeypatch.setattr(figure6.data, "load", load)
-    with pytest.raises(CasemateError, match="no usable file"):
-        figure6.make(Run("full", 0, train))  # type: ignore[arg-type]
 
 
 GRIDS = {"linf": (0.0, 0.1, 0.3, 0.35, 0.4), "l2": (0.0, 1.0, 2.0, 3.0, 4.5)}

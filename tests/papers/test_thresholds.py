@@ -110,8 +110,9 @@ def test_answers_are_those_of_the_relu_over_all_positions() -> None:
 @pytest.mark.parametrize("name", ["madry-mnist", "small-cnn", "madry-cifar", "preact-resnet", "thresholded"])
 def test_the_layers_of_a_network_are_those_with_weights_in_order(name: str) -> None:
     with torch.device("meta"):
-        layers = thresholds.weighted_layers(models.build(name))
-    assert isinstance(layers[0], nn.Conv2d)
+        model = models.build(name)
+    layers = thresholds.weighted_layers(model)
+    assert layers[0] is thresholds.first_layer(model)
     assert layers[0].in_channels in (1, 3)
     assert layers[1].weight.shape[1] == layers[0].out_channels
     assert layers[-1].weight.shape[0] == 10
@@ -119,8 +120,8 @@ def test_the_layers_of_a_network_are_those_with_weights_in_order(name: str) -> N
 
 def test_a_network_that_does_not_begin_with_a_convolution_has_no_filters() -> None:
     with pytest.raises(CasemateError, match="must be a Conv2d to have filters, not a Linear"):
-        thresholds.weighted_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+        thresholds.first_layer(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
     with pytest.raises(CasemateError, match="not a BatchNorm2d"):
-        thresholds.weighted_layers(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3)))
+        thresholds.first_layer(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3)))
     with pytest.raises(CasemateError, match="not none"):
-        thresholds.weighted_layers(nn.Flatten())
+        thresholds.first_layer(nn.Flatten())

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from casemate import data
 from casemate.attacks import MinimumNorm
 from casemate.gradients import Engine
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
@@ -67,27 +66,19 @@ def make(run: Run) -> Outcome:
     In the small setting CIFAR-10 is left out where its files are not here; in the full one all data are asked for
     before a network is trained.
     """
-    if run.setting == "full":
-        for study in STUDIES:
-            data.load(study.dataset.name, limit=1)
+    chosen, missing = pair.obtainable(run, "a figure")
     rows: list[Row] = []
     drawn, frames, networks = {}, [], []
-    for study in STUDIES:
-        dataset = study.dataset
-        if missing := pair.left_out(run, dataset, "a panel of the figure"):
-            rows += missing
-            continue
+    for study in (study for study in STUDIES if study.dataset in chosen):
         opened = {name: run.network(recipe) for name, recipe in study.recipes.items()}
-        found = measured(study, opened, run)
-        frames.append(found)
+        frames.append(measured(study, opened, run))
         networks += list(opened.values())
-        threat = evaluation(opened[NATURAL], 1, run.seed).threat
-        facts = Facts(dataset, threat, found)
+        facts = Facts(study.dataset, evaluation(opened[NATURAL], 1, run.seed).threat, frames[-1])
         rows += figure6_claims.rows(facts)
-        rows += families.stand_in(run.setting) if dataset is CIFAR10 else []
-        drawn[dataset.name] = figure6_figure.figure(facts, run, tuple(opened.values()))
+        rows += families.stand_in(run.setting) if study.dataset is CIFAR10 else []
+        drawn[study.dataset.name] = figure6_figure.figure(facts, run, tuple(opened.values()))
     data_of = {key: pl.concat(found[key] for found in frames) for key in frames[0]}
-    return Outcome(drawn, data_of, tuple(rows), tuple(networks))
+    return Outcome(drawn, data_of, (*rows, *missing), tuple(networks))
 
 
 def measured(study: Study, opened: Mapping[str, Network], run: Run) -> Frames:

@@ -39,15 +39,16 @@ def measured(networks: Mapping[str, Network], judged: Evaluation) -> Frames:
     """
     filters, weights = [], []
     for name, network in networks.items():
+        filters.append(labelled(filter_frame(network.model, judged.x), network=name))
         layers = thresholds.weighted_layers(network.model)
-        filters.append(labelled(filter_frame(network.model, layers[0], judged.x), network=name))
         for title, layer in ((FIRST, layers[0]), (SECOND, layers[1]), (OUTPUT, layers[-1])):
             weights.append(labelled(weight_frame(layer), network=name, layer=title))
     frames = {"filters": pl.concat(filters), "weights": pl.concat(weights)}
     return {key: labelled(frame, data=MNIST.name) for key, frame in frames.items()}
 
 
-def filter_frame(model: nn.Module, layer: nn.Conv2d, x: Images) -> pl.DataFrame:
+def filter_frame(model: nn.Module, x: Images) -> pl.DataFrame:
+    layer = thresholds.first_layer(model)
     found, answers = thresholds.filters(layer), thresholds.answers(model, layer, x)
     columns = {
         "largest": found.largest,

@@ -62,7 +62,7 @@ def figure(frames: Frames, judged: Evaluation, run: Run, networks: Mapping[str, 
 
 def tiles(network: Network) -> Tiles:
     """The filters of the first layer as images, the channels of each side by side."""
-    weight = thresholds.weighted_layers(network.model)[0].weight.detach().cpu()
+    weight = thresholds.first_layer(network.model).weight.detach().cpu()
     return weight.permute(0, 2, 1, 3).flatten(2).numpy()
 
 

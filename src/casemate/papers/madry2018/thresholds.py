@@ -61,14 +61,17 @@ def share_small(weight: Tensor) -> float:
     return (size < COUNTS * size.max()).double().mean().item()
 
 
-def weighted_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    """The convolutions and linear layers of `model`, in the order in which it holds them.
-
-    Raises `CasemateError` unless the first layer with weights is a `Conv2d`.
-    """
+def first_layer(model: nn.Module) -> nn.Conv2d:
+    """The first layer of `model` that has weights; raises `CasemateError` unless it is a `Conv2d`."""
     first = next((module for module in model.modules() if any(True for _ in module.parameters(recurse=False))), None)
-    if not isinstance(first, nn.Conv2d):
-        raise CasemateError(f"the first layer with weights must be a Conv2d to have filters, not {_kind(first)}")
+    if isinstance(first, nn.Conv2d):
+        return first
+    kind = "none" if first is None else f"a {type(first).__name__}"
+    raise CasemateError(f"the first layer with weights must be a Conv2d to have filters, not {kind}")
+
+
+def weighted_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    """The convolutions and linear layers of `model`, in the order in which it holds them."""
     return [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
@@ -106,7 +109,3 @@ def answers(model: nn.Module, layer: nn.Conv2d, x: Images) -> Answers:
         handle.remove()
     fires, mean, square = sums / n_positions
     return Answers(fires, (square - mean**2).clamp(min=0).sqrt())
-
-
-def _kind(module: nn.Module | None) -> str:
-    return "none" if module is None else f"a {type(module).__name__}"
