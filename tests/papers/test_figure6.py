@@ -43,7 +43,7 @@ def outcome() -> Outcome:
     """The item on networks of nearest means, whose gradients hide nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figure6.pair, "at_hand", lambda name: False)
-        patch.setattr(figure6, "N_IMAGES", {"small": N})
+        patch.setitem(figure6.N_IMAGES["mnist"], "small", N)
         patch.setattr(curves, "STEPS", (10, 20, 40))
         patch.setattr(curves, "KEPT_EVERY", 10)
         patch.setattr(curves, "AT_EPS", attacks.PGD(n_steps=8))
@@ -226,7 +226,7 @@ def test_an_overestimate_by_pgd_is_found_where_it_is_largest_and_where_the_paper
     rows = rows_of(fabricated(left, {}))
     gap = rows["linf-trained: the l2 eps at which PGD overestimates the accuracy most"]
     assert gap.ours.startswith("at 2: PGD 90.0 (88.0 to 91.8), Boundary, 2,000 steps 15.0 ")
-    assert gap.note.startswith("PGD overestimates: holds; Boundary, 2,000 steps, does not: not contradicted; ")
+    assert gap.note.startswith("that PGD overestimates: holds; that the Boundary attack does not: not contradicted; ")
     assert gap.note.endswith("Boundary, 4,000 steps 50.0; Boundary, 8,000 steps 50.0; HopSkipJump 50.0; DDN 50.0")
     named = rows["linf-trained: accuracy at l2:4.5 by decisions alone and by all attacks"]
     assert named.ours.startswith("PGD 30.0 (27.2 to 32.9), ")
@@ -234,9 +234,9 @@ def test_an_overestimate_by_pgd_is_found_where_it_is_largest_and_where_the_paper
     # Decisions that have not converged overestimate as well.
     left[IN_LINF, "l2", walk_of(2000)] = left[IN_LINF, "l2", PGD]
     gap = rows_of(fabricated(left, {}))["linf-trained: the l2 eps at which PGD overestimates the accuracy most"]
-    assert gap.note.startswith("PGD overestimates: holds; Boundary, 2,000 steps, does not: does not hold")
+    assert gap.note.startswith("that PGD overestimates: holds; that the Boundary attack does not: does not hold; ")
     none = rows_of(fabricated({}, {}))["natural: the l2 eps at which PGD overestimates the accuracy most"]
-    assert none.note.startswith("PGD overestimates: too close for so few images")
+    assert none.note.startswith("that PGD overestimates: too close for so few images")
     assert none.published == "no claim"
 
 

@@ -23,7 +23,11 @@ from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, DataSet, labelled
 from casemate.papers.networks import Network
 
 MNIST, CIFAR10 = DATA_SETS
-N_IMAGES: dict[Setting, int] = {"small": 100, "full": 1000}
+# The walks take most of the time, and twice as long for an image of CIFAR-10.
+N_IMAGES: dict[str, dict[Setting, int]] = {
+    "mnist": {"small": 100, "full": 1000},
+    "cifar10": {"small": 40, "full": 1000},
+}
 # PGD in two norms, the walk, and two searches for the nearest point.
 N_ATTACKS = 5
 
@@ -87,7 +91,7 @@ def measured(study: Study, opened: Mapping[str, Network], run: Run) -> Frames:
     The former is what the `radius` of the latter leaves, and what PGD leaves at each eps by itself. `walks`: the
     distance along the steps of the Boundary attack, for each network and image.
     """
-    judged = evaluation(opened[NATURAL], N_IMAGES[run.setting], run.seed)
+    judged = evaluation(opened[NATURAL], N_IMAGES[study.dataset.name][run.setting], run.seed)
     collected: dict[str, list[pl.DataFrame]] = {"accuracies": [], "distances": [], "walks": []}
     begun = itertools.count()
     for name, network in opened.items():

@@ -43,7 +43,7 @@ PUBLISHED = {
 }
 OVERESTIMATED = {
     IN_LINF: "PGD overestimates it greatly, decisions alone do not (v4)",
-    IN_L2: "as for linf-trained networks, if the caption of v4 is meant as it stands",
+    IN_L2: "the caption of v4 says so of l2-trained networks",
 }
 
 
@@ -131,7 +131,6 @@ def _published(found: Facts) -> list[Row]:
             f"{'least of all attacks' if norm == 'l2' else PGD}; {MAINI}",
         )
         for (network, norm, eps), published in PUBLISHED.items()
-        if network in found.networks and eps in [row["eps"] for row in found.curve(network, norm, PGD)]
     ]
 
 
@@ -141,7 +140,6 @@ def _named(found: Facts) -> list[Row]:
             f"{found.dataset.title}, {IN_LINF}: accuracy under PGD at l2:{NAMED:g}",
             "good (ICLR version; withdrawn in v4)",
             percent(found.at(IN_LINF, "l2", PGD, NAMED)),
-            "see the next row",
         ),
         Row(
             f"{found.dataset.title}, {IN_LINF}: accuracy at l2:{NAMED:g} by decisions alone and by all attacks",
@@ -175,12 +173,13 @@ def _compared(found: Facts, network: str, eps: float) -> tuple[str, str]:
     )
     return (
         f"{PGD} {percent(pgd)}, {short} {percent(decisions)}, {LEAST} {percent(least)}",
-        f"{PGD} overestimates: {over[PGD]}; {short}, does not: {_not(over[short])}; {'; '.join(others)}",
+        f"that {PGD} overestimates: {over[PGD]}; that the Boundary attack does not: {_not(over[short])}; "
+        f"{'; '.join(others)}",
     )
 
 
 def _missed(found: Facts) -> Row:
-    """An attack that uses its gradients well finds in a larger ball whatever it found in a smaller one."""
+    """An attack whose gradients lead to what is there finds in a larger ball whatever it found in a smaller one."""
     most = []
     for network in found.networks:
         pairs = zip(found.curve(network, "l2", ALONE), found.curve(network, "l2", PGD), strict=True)
@@ -188,9 +187,9 @@ def _missed(found: Facts) -> Row:
         most.append(f"{network} {missed}" + (f" (at {_radius(-eps, 'l2')})" if missed else ""))
     return Row(
         f"{found.dataset.title}: images that PGD breaks at one l2 eps and misses at a larger, at most",
-        "none, if the gradient leads to what is there",
+        "no claim",
         ", ".join(most),
-        f"n = {found.n}; a sign of hidden gradients",
+        f"n = {found.n}, each eps by itself; many are a sign of hidden gradients",
     )
 
 

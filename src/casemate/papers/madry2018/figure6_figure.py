@@ -80,9 +80,11 @@ def _l2(axes: Axes, found: Facts, name: str) -> None:
         # From all of the images, down by one at each distance.
         left = 100 * (1 - np.arange(len(nearer) + 1) / len(distance))
         axes.step([0, *nearer], left, where="post", color=colour, linestyle=line, linewidth=1.4, label=attack)
+    title = f"{name}, in l2"
     if found.mnist and name == IN_LINF:
         axes.axvline(NAMED, color=figures.INK, linestyle="--", linewidth=0.9)
-    axes.set_title(f"l2, {name}")
+        title += f"; dashed: {NAMED:g}, named by the paper"
+    axes.set_title(title)
     _finish(axes, found, "l2", [name])
 
 
@@ -98,15 +100,16 @@ def _finish(axes: Axes, found: Facts, norm: str, networks: list[str]) -> None:
     last = found.curve(networks[0], norm, PGD)[-1]["eps"]
     axes.set_xlim(0, last)
     axes.set_ylim(-2, 102)
-    if found.mnist:
-        for (network, its_norm, eps), published in PUBLISHED.items():
-            if network in networks and its_norm == norm:
-                axes.plot(eps, published, "D", color=NETWORKS[network], fillstyle="none", clip_on=False)
-        axes.set_xlabel(f"{norm} eps; diamonds: published by Maini et al. 2020")
+    label = f"{norm} eps"
+    if not found.mnist:
+        axes.xaxis.set_major_formatter(lambda value, position: f"{255 * value:.0f}")
+        axes.set_xticks(np.linspace(0, last, 6))
+        axes.set_xlabel(f"{label}, of 255")
         return
-    axes.xaxis.set_major_formatter(lambda value, position: f"{255 * value:.0f}")
-    axes.set_xticks(np.linspace(0, last, 6))
-    axes.set_xlabel(f"{norm} eps, of 255")
+    published = {key: value for key, value in PUBLISHED.items() if key[0] in networks and key[1] == norm}
+    for (network, _, eps), value in published.items():
+        axes.plot(eps, value, "D", color=NETWORKS[network], fillstyle="none", clip_on=False)
+    axes.set_xlabel(label + ("; diamonds: Maini et al. 2020" if published else ""))
 
 
 def _convergence(axes: Axes, found: Facts) -> None:
