@@ -236,8 +236,11 @@ def test_an_overestimate_by_pgd_is_found_where_it_is_largest_and_where_the_paper
     gap = rows_of(fabricated(left, {}))["linf-trained: the l2 eps at which PGD overestimates the accuracy most"]
     assert gap.note.startswith("that PGD overestimates: holds; that the Boundary attack does not: does not hold; ")
     none = rows_of(fabricated({}, {}))["natural: the l2 eps at which PGD overestimates the accuracy most"]
-    assert none.note.startswith("that PGD overestimates: too close for so few images")
-    assert none.published == "no claim"
+    assert (none.published, none.ours, none.note) == ("no claim", "none of those tried", "n = 1000")
+    left[IN_LINF, "l2", PGD] = [980, 910, 150, 12, 0]
+    few = rows_of(fabricated(left, {}))["linf-trained: the l2 eps at which PGD overestimates the accuracy most"]
+    assert few.ours.startswith("at 1: PGD 91.0 ")
+    assert few.note.startswith("that PGD overestimates: too close for so few images; ")
 
 
 def test_what_pgd_misses_at_a_larger_eps_is_counted() -> None:

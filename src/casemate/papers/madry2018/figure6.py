@@ -1,8 +1,8 @@
 """Figure 6: accuracy of the linf-trained networks against eps in linf and in l2, by gradients and by decisions alone.
 
-In l2 PGD finds far less on the MNIST network than is there: its filters hide the gradient. So every attack of another
-kind is beside it, the minimum over all of them, and the Boundary attack with more steps than the paper's, since 2,000
-are not enough to converge.
+The paper found that in l2 PGD overestimates the robustness of the MNIST network, whose filters may hide the gradient.
+So every attack of another kind is beside it, the minimum over all of them, and the Boundary attack with more steps than
+the paper's 2,000, which do not converge.
 """
 
 import itertools

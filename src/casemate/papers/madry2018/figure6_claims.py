@@ -152,13 +152,13 @@ def _named(found: Facts) -> list[Row]:
 def _largest_gap(found: Facts, network: str) -> Row:
     """Where PGD leaves most that another attack does not."""
     pairs = zip(found.curve(network, "l2", PGD), found.curve(network, "l2", LEAST), strict=True)
-    _, eps = max((pgd["right"] - least["right"], -pgd["eps"]) for pgd, least in pairs)
+    gap, eps = max((pgd["right"] - least["right"], -pgd["eps"]) for pgd, least in pairs)
     ours, note = _compared(found, network, -eps)
     return Row(
         f"{found.dataset.title}, {network}: the l2 eps at which PGD overestimates the accuracy most",
         OVERESTIMATED.get(network, "no claim") if found.mnist else "no claim",
-        f"at {_radius(-eps, 'l2')}: {ours}",
-        note,
+        f"at {_radius(-eps, 'l2')}: {ours}" if gap else "none of those tried",
+        note if gap else f"n = {found.n}",
     )
 
 
@@ -202,7 +202,7 @@ def _convergence(found: Facts, network: str) -> Row:
     converged = "converged" if abs(changes[-1]) < MOST_CHANGE else "not converged"
     return Row(
         f"{found.dataset.title}, {network}: median l2 distance by the Boundary attack after {steps} steps",
-        f"{curves.STEPS[0]:,} steps (v4)",
+        f"{curves.STEPS[0]:,} steps (v4)" if found.mnist else "no claim",
         ", ".join(f"{median:.3g}" for median in medians),
         f"{converged} (asked here: under {MOST_CHANGE:.0%}): the steps added change it by "
         f"{', '.join(f'{change:+.1%}' for change in changes)}; {', '.join(others)}",

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from casemate.papers import figures
 from casemate.papers.item import Run
+from casemate.papers.madry2018 import families
 from casemate.papers.madry2018 import figure6_curves as curves
 from casemate.papers.madry2018.figure6_claims import NAMED, PUBLISHED, Facts
 from casemate.papers.madry2018.figure6_curves import DDN, HOPSKIPJUMP, IN_L2, IN_LINF, LEAST, PGD, walk_of
@@ -44,17 +45,20 @@ def figure(found: Facts, run: Run, networks: tuple[Network, ...]) -> Figure:
             _l2(axes, found, name)
             if place == 0:
                 axes.set_ylabel("accuracy, %")
-                axes.legend(fontsize=8, loc="upper right")
+        # The attacks of the lower row, the same in each panel.
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=len(attacks()), fontsize=8)
 
+    named = f"; dashed in l2: {NAMED:g}, which the paper names"
+    remark = named if found.mnist else "".join(f"; {row.ours}" for row in families.stand_in(run.setting))
     return figures.draw(
         onto,
         width=11,
         height=7.6,
-        title=f"Accuracy against eps in linf and in l2, {found.dataset.title}",
+        title=f"Accuracy against eps, {found.dataset.title}",
         footer=figures.footer(
             run,
             f"n = first {found.n:,} test images, bands are 95% intervals; what PGD breaks at one eps stays broken at "
-            "larger ones; the other attacks look for the nearest misclassified point of each image",
+            f"larger ones; the other attacks look for the nearest misclassified point of each image{remark}",
             networks,
         ),
     )
@@ -80,11 +84,9 @@ def _l2(axes: Axes, found: Facts, name: str) -> None:
         # From all of the images, down by one at each distance.
         left = 100 * (1 - np.arange(len(nearer) + 1) / len(distance))
         axes.step([0, *nearer], left, where="post", color=colour, linestyle=line, linewidth=1.4, label=attack)
-    title = f"{name}, in l2"
     if found.mnist and name == IN_LINF:
         axes.axvline(NAMED, color=figures.INK, linestyle="--", linewidth=0.9)
-        title += f"; dashed: {NAMED:g}, named by the paper"
-    axes.set_title(title)
+    axes.set_title(f"{name}, in l2")
     _finish(axes, found, "l2", [name])
 
 
