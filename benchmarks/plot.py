@@ -32,6 +32,8 @@ def against_time(rows: Sequence[dict[str, Any]], goal: float, title: str, path: 
 
     `goal`, a share, is a horizontal rule.
     """
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _axes(3.6, title)
     for row, marker in zip(rows, itertools.cycle("osD^v"), strict=False):
         colour = OURS if row["name"].startswith("casemate") else PEERS
@@ -39,11 +41,14 @@ def against_time(rows: Sequence[dict[str, Any]], goal: float, title: str, path: 
             seconds = [point["wall"] for point in run["points"]]
             accuracy = [100 * point["attacked_accuracy"] for point in run["points"]]
             label = row["name"] if place == 0 else None
-            axes.plot(seconds, accuracy, marker=marker, color=colour, linewidth=1, markersize=5, label=label)
+            style: dict[str, Any] = {"marker": marker, "color": colour, "linewidth": 1, "markersize": 5}
+            axes.plot(seconds, accuracy, **style, label=label, clip_on=False)
     axes.axhline(100 * goal, color="#333333", linewidth=0.8, linestyle="--")
     axes.annotate(f"{goal:.0%}", (1, 100 * goal), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_ylim(0, 100)
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("attacked accuracy, %")

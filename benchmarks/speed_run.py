@@ -65,7 +65,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     art = partial(trainers.art, network, train, budget, arguments.points)
     runs |= _race({"art": art}, seeds, test, arguments.seed)
     rows = [{"name": name, **_medians(found), "runs": found} for name, found in runs.items()]
-    plot.against_time(rows, GOAL, "MNIST, linf 0.3, `standard` cascade", arguments.output / f"{NAME}.svg")
+    plot.against_time(rows, GOAL, f"{first.data}, {THREAT}, standard cascade", arguments.output / f"{NAME}.svg")
     return {
         "network": _networks({**{name: recipe.model for name, recipe in recipes.items()}, "art": network}),
         "recipes": {name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
