@@ -88,8 +88,8 @@ def _race(
         for name, trainer in entrants.items():
             points = []
             for trained in trainer(seed):
-                seconds = {"wall": round(trained.wall, 4), "cpu": round(trained.cpu, 4)}
-                points.append({**seconds, **judge(trained.result, test, THREAT, seed=judge_seed)})
+                judgement = judge(trained.result, test, THREAT, seed=judge_seed)
+                points.append({"wall": trained.wall, "cpu": trained.cpu, **judgement})
                 tell(f"seed {seed}: {name}, {points[-1]['attacked_accuracy']:.1%} after {trained.wall:.1f} s")
             reached = next((point["wall"] for point in points if point["attacked_accuracy"] >= GOAL), None)
             found[name].append({"seed": seed, "reached": reached, "points": points})
