@@ -42,6 +42,8 @@ bench: .bench-venv/installed
 	$(BENCH_BIN)/python -m benchmarks.active_set
 	$(BENCH_BIN)/python -m benchmarks.active_set --data cifar10
 	$(BENCH_BIN)/python -m benchmarks.training_speed
+	$(BENCH_BIN)/python -m benchmarks.speed_run
+	$(BENCH_BIN)/python -m benchmarks.tables
 
 clean:
 	rm -rf .venv .bench-venv site dist
