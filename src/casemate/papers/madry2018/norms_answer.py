@@ -24,7 +24,9 @@ def _verdict(found: Facts) -> str:
     fair = [match for match in found.radii[AT] if found.apart(AT, match)[0] <= CHANCE]
     if SAME_NUMBER in fair:
         return "By these networks it is."
-    return f"Not as they are, but by the {fair[0]}." if fair else "No, and no way of converting them makes it so."
+    return (
+        f"Not as they are, but by this match: {fair[0]}." if fair else "No, and no way of converting them makes it so."
+    )
 
 
 def _same_number(found: Facts) -> str:
@@ -45,8 +47,8 @@ def _closest(found: Facts) -> str:
     (apart, network), radius = found.apart(AT, match), found.radii[AT][match]
     pair = found.pair(network, AT, match)
     return (
-        f"The networks stand most alike at the pair of the {match}, l2 {radius:.2f}, and there they differ by up to "
-        f"{100 * apart:.0f} points: {network} {percent(pair['linf'])} in linf and {percent(pair['l2'])} in l2."
+        f"Of the matches, {match} (l2 {radius:.2f}) is the one at which the networks stand most alike; they differ by up "
+        f"to {100 * apart:.0f} points there: {network} {percent(pair['linf'])} in linf and {percent(pair['l2'])} in l2."
     )
 
 
