@@ -16,8 +16,10 @@ INPUTS: dict[str, tuple[int, int, int]] = {
     "madry-cifar": (3, 32, 32),
     "tramer-b": (1, 28, 28),
     "preact-resnet": (3, 32, 32),
+    "pooled-resnet": (3, 32, 32),
     "fast-at": (1, 28, 28),
     "small-cnn": (1, 28, 28),
+    "thresholded": (1, 28, 28),
 }
 
 
@@ -66,8 +68,10 @@ def test_describe_is_the_published_size_of_each_network() -> None:
         "madry-cifar": 464_154,
         "tramer-b": 710_218,
         "preact-resnet": 11_172_170,
+        "pooled-resnet": 1_972_802,
         "fast-at": 166_406,
         "small-cnn": 33_546,
+        "thresholded": 166_406,
     }
     for row in rows:
         assert len(row.source) > 20

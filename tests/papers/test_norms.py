@@ -163,7 +163,7 @@ def test_the_answer_is_no_where_every_match_is_off() -> None:
     assert "the natural network leaves 0.0% of the images standing in linf and 100.0% in l2" in answer
     assert "4.85 (typical point of the cube), 4.09 (equal volume), 8.40 (corner of the cube)" in answer
     assert "Of the matches, equal volume (l2 4.09) is the one" in answer
-    assert "by up to 50 points there: linf:0.3 100.0% in linf and 50.0% in l2" in answer
+    assert "by up to 50 points there: linf:0.3 leaves 100.0% in linf and 50.0% in l2" in answer
     assert "(0.1 in linf, 1.2 in l2)" in answer
     assert "linf:0.3 3.50 and 2.67, l2:2 1.50 and 2.00" in answer
     assert answer.endswith("Each network gains more in the norm that it was trained on.")

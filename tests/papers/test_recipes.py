@@ -1,18 +1,23 @@
 """The recipes of a paper's networks: they are what they say, and both settings have one for every data set."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from casemate import models
+from casemate.cli import main
 from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.madry2018.pair import DATA_SETS
 from casemate.training import recipe as recipes
 from casemate.training.adversarial import Adversarial
+from casemate.training.fast import Fast
 from casemate.training.natural import Natural
 
 RECIPES = sorted(MADRY2018.recipes.glob("*.yaml"))
+OBJECTIVES = {"natural": Natural, "fgsm": Adversarial, "pgd": Adversarial, "fast": Fast}
 N_TRAIN = {"mnist": 60_000, "cifar10": 50_000}
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
@@ -31,7 +36,7 @@ def test_a_recipe_fits_its_data_and_says_what_it_trains(path: Path) -> None:
     assert path.read_text().startswith("# ")
     threats = {"mnist": "linf:0.3", "cifar10": "linf:8/255"}
     assert recipe.threat == ("l2:2" if "-l2-" in path.stem else threats[recipe.data])
-    assert isinstance(recipe.build_objective(), Natural if "natural" in path.stem else Adversarial)
+    assert isinstance(recipe.build_objective(), OBJECTIVES[path.stem.split("-")[1]])
 
 
 def test_both_settings_have_a_pair_of_networks_for_every_data_set() -> None:
@@ -70,3 +75,19 @@ def test_the_small_trainings_take_few_gradients(data: str) -> None:
     trained = recipes.read(MADRY2018.recipes / f"{data}-pgd-small.yaml")
     # 0.28 ms each for the quarter of network A on one core, less for the small one: five minutes are a million.
     assert steps(trained) * trained.batch_size * (trained.objective.n_steps + 1) < 1.5e6  # type: ignore[union-attr]
+
+
+def test_training_knows_a_papers_recipes_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["casemate", "train", "--list", "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    listed = json.loads(capsys.readouterr().out)
+    assert {f"madry2018/{path.stem}" for path in RECIPES} | set(recipes.built_in()) == set(listed)
+    monkeypatch.setattr(sys, "argv", ["casemate", "train", "madry2018/mnist-pgd-full", "--devices", "3"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    # The refusal is about this very recipe's batches of 50.
+    assert stopped.value.code == 2
+    assert "a batch of 50 does not divide among 3 devices" in capsys.readouterr().err

@@ -14,9 +14,11 @@ from torch import nn
 from casemate.errors import CasemateError
 from casemate.models.madry_cifar import madry_cifar as madry_cifar
 from casemate.models.madry_mnist import madry_mnist as madry_mnist
+from casemate.models.pooled_resnet import pooled_resnet as pooled_resnet
 from casemate.models.preact_resnet import preact_resnet as preact_resnet
 from casemate.models.small import fast_at as fast_at
 from casemate.models.small import small_cnn as small_cnn
+from casemate.models.thresholded import thresholded as thresholded
 from casemate.models.tramer import tramer_b as tramer_b
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -24,8 +26,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "madry-cifar": madry_cifar,
     "tramer-b": tramer_b,
     "preact-resnet": preact_resnet,
+    "pooled-resnet": pooled_resnet,
     "fast-at": fast_at,
     "small-cnn": small_cnn,
+    "thresholded": thresholded,
 }
 
 

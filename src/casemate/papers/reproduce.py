@@ -21,6 +21,13 @@ from casemate.training.log import Observer
 PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018,)}
 
 
+def recipes() -> dict[str, Path]:
+    """The recipes of all papers, as PAPER/NAME-SETTING: those that `casemate train` knows beside the built-in ones."""
+    return {
+        f"{paper.name}/{path.stem}": path for paper in PAPERS.values() for path in sorted(paper.recipes.glob("*.yaml"))
+    }
+
+
 @dataclass(frozen=True)
 class Made:
     """What was made: the folder it is in, and what the JSON file there holds."""

@@ -24,9 +24,9 @@ def _verdict(found: Facts) -> str:
     fair = [match for match in found.radii[AT] if found.apart(AT, match)[0] <= CHANCE]
     if SAME_NUMBER in fair:
         return "By these networks it is."
-    return (
-        f"Not as they are, but by this match: {fair[0]}." if fair else "No, and no way of converting them makes it so."
-    )
+    if fair:
+        return f"Not as they are, but by this match: {fair[0]}."
+    return "No, and no way of converting them makes it so."
 
 
 def _same_number(found: Facts) -> str:
@@ -47,8 +47,9 @@ def _closest(found: Facts) -> str:
     (apart, network), radius = found.apart(AT, match), found.radii[AT][match]
     pair = found.pair(network, AT, match)
     return (
-        f"Of the matches, {match} (l2 {radius:.2f}) is the one at which the networks stand most alike; they differ by up "
-        f"to {100 * apart:.0f} points there: {network} {percent(pair['linf'])} in linf and {percent(pair['l2'])} in l2."
+        f"Of the matches, {match} (l2 {radius:.2f}) is the one at which the networks stand most alike; they differ by "
+        f"up to {100 * apart:.0f} points there: {network} leaves {percent(pair['linf'])} in linf and "
+        f"{percent(pair['l2'])} in l2."
     )
 
 

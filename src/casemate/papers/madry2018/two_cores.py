@@ -1,0 +1,147 @@
+"""CIFAR-10 on two processor cores: how far fast adversarial training comes in hours where the paper took days of a GPU.
+
+Single-step training by N-FGSM (de Jorge et al. 2022) of a network that shrinks its images early, with a guard against
+catastrophic overfitting (Wong et al. 2020) and the average of the weights, against the paper's wide network.
+"""
+
+import json
+from typing import Any
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from casemate.attacks import PGD, Attack, Restarts, Worst
+from casemate.gradients import Engine
+from casemate.papers import figures
+from casemate.papers.item import Item, Outcome, Row, Run, Setting
+from casemate.papers.madry2018.evaluation import Evaluation, evaluation, percent
+from casemate.papers.madry2018.pair import DATA_SETS
+from casemate.papers.networks import Network
+from casemate.training.log import LOG
+
+CIFAR10 = DATA_SETS[1]
+RECIPE = "cifar10-fast"
+N_IMAGES: dict[Setting, int] = {"small": 200, "full": 1000}
+N_RESTARTS = 10
+LOSSES = ("cross-entropy", "margin", "dlr")
+
+CLEAN, PAPERS, STRONGEST = "clean", "PGD-20", f"PGD-50 x {N_RESTARTS}, {len(LOSSES)} losses"
+ATTACKS: dict[str, Attack | None] = {
+    CLEAN: None,
+    PAPERS: PGD(n_steps=20, step_size=CIFAR10.step_size),
+    STRONGEST: Worst(tuple(Restarts(PGD(n_steps=50, loss=loss), N_RESTARTS) for loss in LOSSES)),
+}
+# Table 2 for the wide network; against the strongest attack, the lowest on the challenge's leaderboard.
+PUBLISHED = {CLEAN: 87.3, PAPERS: 45.8, STRONGEST: 43.95}
+COLOURS = {CLEAN: figures.BLUE, PAPERS: figures.ORANGE, STRONGEST: figures.VERMILION}
+
+
+def make(run: Run) -> Outcome:
+    """The network trained and attacked, and its accuracy on held-out images against the time of training."""
+    network = run.network(RECIPE)
+    curve = training_curve(network)
+    accuracies = measured(network, evaluation(network, N_IMAGES[run.setting], run.seed), run)
+    return Outcome(
+        {CIFAR10.name: figure(curve, accuracies, run, network)},
+        {"training": curve, "accuracies": accuracies},
+        (*(_row(row) for row in accuracies.iter_rows(named=True)), *_training_rows(network, curve)),
+        (network,),
+    )
+
+
+def measured(network: Network, judged: Evaluation, run: Run) -> pl.DataFrame:
+    """One row for each attack: what it leaves of the accuracy on the first test images, and the published value."""
+    engine = Engine(network.model, precision="float32")
+    rows: list[dict[str, Any]] = []
+    for done, (name, attack) in enumerate(ATTACKS.items()):
+        run.progress(done, len(ATTACKS), name)
+        rows.append({"attack": name, "published": PUBLISHED[name], **judged.accuracy(engine, attack).columns()})
+    return pl.DataFrame(rows)
+
+
+def training_curve(network: Network) -> pl.DataFrame:
+    """The checks of the training's log: seconds of training and accuracies in [0, 1] on held-out training images."""
+    lines = [json.loads(line) for line in (network.folder / LOG).read_text().splitlines()]
+    columns = ("step", "epoch", "seconds", "clean_accuracy", "one_step_accuracy", "attacked_accuracy")
+    return pl.DataFrame([{key: line[key] for key in columns} for line in lines if line["kind"] == "check"])
+
+
+def _row(row: dict[str, Any]) -> Row:
+    return Row(f"CIFAR-10: {row['attack']}", f"{row['published']:g}", percent(row), f"n = {row['n']}")
+
+
+def _training_rows(network: Network, curve: pl.DataFrame) -> list[Row]:
+    card = network.card
+    alarm = "went off" if card["catastrophic_overfitting"] else "never went off"
+    gap = 100 * (curve["one_step_accuracy"] - curve["attacked_accuracy"]).to_numpy().max()
+    return [
+        Row(
+            "CIFAR-10: time of training",
+            "not printed; 80,000 steps of 128 images, 8 gradients each",
+            f"{card['seconds'] / 60:.0f} minutes, {card['cpu_seconds'] / 60:.0f} of processor time",
+            f"{card['steps']:,} steps of {network.recipe.batch_size} images, 2 gradients each",
+        ),
+        Row(
+            "CIFAR-10: catastrophic overfitting",
+            "the alarm of Wong et al. 2020",
+            f"{alarm} at {len(curve)} checks",
+            f"FGSM leaves at most {gap:.1f} points more than PGD-{network.recipe.check.n_steps}",
+        ),
+    ]
+
+
+def figure(curve: pl.DataFrame, accuracies: pl.DataFrame, run: Run, network: Network) -> Figure:
+    """Left: held-out accuracies against minutes of training. Right: what each attack leaves on test images."""
+
+    def onto(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+        _curve(left, curve, network)
+        _bars(right, accuracies)
+
+    return figures.draw(
+        onto,
+        width=10,
+        height=4,
+        title=f"CIFAR-10 on {network.card['threads']} thread{'s' * (network.card['threads'] != 1)}, "
+        f"{network.recipe.threat}: accuracy against training time",
+        footer=figures.footer(
+            run, f"n = first {accuracies['n'][0]:,} test images, 95% intervals; published: the wide network", [network]
+        ),
+    )
+
+
+def _curve(axes: Axes, curve: pl.DataFrame, network: Network) -> None:
+    check = network.recipe.check
+    for column, colour, label in (
+        ("clean_accuracy", COLOURS[CLEAN], "clean"),
+        ("one_step_accuracy", figures.MUTED, "FGSM"),
+        ("attacked_accuracy", COLOURS[PAPERS], f"PGD-{check.n_steps}, margin loss"),
+    ):
+        axes.plot(curve["seconds"].to_numpy() / 60, 100 * curve[column].to_numpy(), "o-", color=colour, label=label)
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel(f"accuracy on {check.n} held-out images, %")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize=8, loc="upper left")
+
+
+def _bars(axes: Axes, accuracies: pl.DataFrame) -> None:
+    for place, row in enumerate(accuracies.iter_rows(named=True)):
+        accuracy, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+        axes.bar(place, accuracy, yerr=[[accuracy - low], [high - accuracy]], color=COLOURS[row["attack"]], capsize=4)
+        axes.plot(place, row["published"], "D", color=figures.INK, fillstyle="none", label="" if place else "published")
+    axes.set_xticks(range(len(accuracies)), [name.replace(", ", ",\n") for name in accuracies["attack"]])
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("accuracy, %")
+    axes.legend(fontsize=8, loc="upper right")
+    figures.no_vertical_grid(axes)
+
+
+ITEM = Item(
+    "cifar10",
+    "CIFAR-10 on two cores: fast adversarial training, and its accuracy against training time",
+    "section 5 and table 2; the challenge's leaderboard",
+    {"small": "3 minutes", "full": "30 minutes"},
+    make,
+)
