@@ -159,7 +159,7 @@ def off_norm() -> Facts:
 
 def test_the_answer_is_no_where_every_match_is_off() -> None:
     answer = norms_answer.on_radii(off_norm())
-    assert answer.startswith("No, and no way of converting them makes it so.")
+    assert answer.startswith("No, and none of the matches makes it so.")
     assert "the natural network leaves 0.0% of the images standing in linf and 100.0% in l2" in answer
     assert "4.85 (typical point of the cube), 4.09 (equal volume), 8.40 (corner of the cube)" in answer
     assert "Of the matches, equal volume (l2 4.09) is the one" in answer
@@ -181,9 +181,9 @@ def test_the_answer_follows_numbers_that_agree_on_a_match() -> None:
 
 
 def test_gains_in_the_other_norm_are_told_and_a_network_that_learnt_nothing_has_none() -> None:
-    networks = alike(natural=(0.1, 1.0), linf_1=(0.2, 1.5), l2_2=(0.4, 3.0), l2_4=(0.0, 0.0))
+    networks = alike(natural=(0.1, 1.0), linf_1=(0.2, 1.5), l2_1=(0.4, 2.0), l2_2=(0.4, 3.8), l2_4=(0.0, 0.0))
     answer = norms_answer.on_radii(fabricated(networks))
-    assert answer.endswith("More is gained in linf by linf:1 and l2:2.")
+    assert answer.endswith("The gain is more in linf for linf:1 and l2:1, as much in both for l2:2.")
     assert "l2:4 no number and no number" in answer
     assert "nan" not in answer
     none = norms_answer.on_radii(fabricated(alike(natural=(0.0, 0.0), l2_2=(0.4, 3.0))))

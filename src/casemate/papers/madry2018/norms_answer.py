@@ -1,15 +1,19 @@
 """The answer to the question about linf and l2 radii: every number and turn of phrase from the facts."""
 
+import math
+
 import polars as pl
 
 from casemate.papers.madry2018.evaluation import CHANCE
-from casemate.papers.madry2018.norms_facts import EPS, NORMS, Facts, Norm
+from casemate.papers.madry2018.norms_facts import EPS, Facts
 from casemate.papers.madry2018.numbers import percent, ratio
 from casemate.papers.madry2018.pair import NATURAL
 from casemate.papers.madry2018.radii import SAME_NUMBER
 
 # The paper's radius, about which the answer is.
 AT = EPS[-1]
+# Gains whose ratio is at most this are as large as each other.
+ALIKE = 1.1
 
 
 def on_radii(found: Facts) -> str:
@@ -26,7 +30,7 @@ def _verdict(found: Facts) -> str:
         return "By these networks it is."
     if fair:
         return f"Not as they are, but by this match: {fair[0]}."
-    return "No, and no way of converting them makes it so."
+    return "No, and none of the matches makes it so."
 
 
 def _same_number(found: Facts) -> str:
@@ -65,17 +69,16 @@ def _gains(found: Facts) -> str:
 
 def _favoured(found: Facts) -> str:
     """In which norm each network gains more."""
-    favoured: dict[Norm, list[str]] = {norm: [] for norm in NORMS}
+    favoured: dict[str, list[str]] = {"more in linf": [], "more in l2": [], "as much in both": []}
     for row in found.summary.filter(pl.col("network") != NATURAL).iter_rows(named=True):
-        # Neither comparison holds of what is no number.
-        if row["linf_gain"] > row["l2_gain"]:
-            favoured["linf"].append(row["network"])
-        elif row["linf_gain"] < row["l2_gain"]:
-            favoured["l2"].append(row["network"])
-    told = {norm: names for norm, names in favoured.items() if names}
+        relative = row["linf_gain"] / row["l2_gain"]
+        if not math.isnan(relative):
+            kind = "more in linf" if relative > ALIKE else "more in l2" if relative < 1 / ALIKE else "as much in both"
+            favoured[kind].append(row["network"])
+    told = {kind: names for kind, names in favoured.items() if names}
     if not told:
         return "In which norm a network gains more cannot be told by these."
-    if all(name.startswith(norm) for norm, names in told.items() for name in names):
+    if all(kind == f"more in {name.partition(':')[0]}" for kind, names in told.items() for name in names):
         return "Each network gains more in the norm that it was trained on."
-    listed = (f"in {norm} by {' and '.join(names)}" for norm, names in told.items())
-    return f"More is gained {', '.join(listed)}."
+    listed = (f"{kind} for {' and '.join(names)}" for kind, names in told.items())
+    return f"The gain is {', '.join(listed)}."

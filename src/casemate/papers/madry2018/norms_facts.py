@@ -14,6 +14,7 @@ Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 # The linf radii whose matches in l2 are tried, that of the paper last.
 EPS = (0.1, 0.2, 0.3)
+# What searches in l2; in linf one bisection does.
 SEARCHES = ("PGD", "DDN", "HopSkipJump")
 
 # An l2 radius for each linf radius and match.

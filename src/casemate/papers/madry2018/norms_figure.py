@@ -29,7 +29,7 @@ def figure(found: Facts, run: Run, networks: Iterable[Network]) -> Figure:
         for axes, norm in zip(panels, NORMS, strict=False):
             _curves(axes, found, norm)
         panels[0].axvline(AT, color=figures.INK, linewidth=0.8)
-        panels[0].legend(fontsize=8)
+        panels[0].legend(fontsize=8, title="trained on", title_fontsize=8)
         _matches(panels[1], found)
         _gains(panels[2], found)
 
@@ -71,7 +71,7 @@ def _matches(axes: Axes, found: Facts) -> None:
     for match, radius in found.radii[AT].items():
         axes.axvline(radius, color=figures.INK, linewidth=0.8)
         text = f"{match}, {radius:.2f}"
-        axes.annotate(text, (radius, 1), fontsize=7, color=figures.INK, rotation=90, ha="right", va="top")
+        axes.annotate(text, (radius, 1), fontsize=7, color=figures.INK, rotation=90, ha="left", va="top")
     axes.set_title(f"share of images standing, l2; lines: matches of linf {AT:g}")
 
 
@@ -80,7 +80,8 @@ def _gains(axes: Axes, found: Facts) -> None:
         name = row["network"]
         axes.plot(row["linf_gain"], row["l2_gain"], "o", color=_look(found, name)[0])
         axes.annotate(name, (row["linf_gain"], row["l2_gain"]), (5, 3), textcoords="offset points", fontsize=8)
-    longest = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    # Room for the names.
+    longest = 1.15 * max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot((0, longest), (0, longest), color=figures.MUTED, linewidth=0.8, linestyle="--")
     axes.set_xlim(0, longest)
     axes.set_ylim(0, longest)
