@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from casemate.papers.item import Paper
-from casemate.papers.madry2018 import dimension, figure1, figure2, figure4, landscape, table1, table2, two_cores
+from casemate.papers.madry2018 import dimension, figure1, figure2, figure4, landscape, norms, table1, table2, two_cores
 
 MADRY2018 = Paper(
     name="madry2018",
@@ -17,6 +17,7 @@ MADRY2018 = Paper(
         table1.ITEM,
         table2.ITEM,
         dimension.ITEM,
+        norms.ITEM,
         two_cores.ITEM,
     ),
 )
