@@ -373,6 +373,18 @@ def test_evaluating_restores_each_mode_even_after_an_exception() -> None:
     assert [module.training for module in model.modules()] == before
 
 
+def test_a_model_in_eval_mode_is_not_set_to_it_again_and_leaves_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.Modal(SHAPE).eval()
+
+    def refuse(mode: bool = True) -> None:
+        raise AssertionError("a mode was set")
+
+    monkeypatch.setattr(model, "train", refuse)
+    with evaluating(model):
+        model.get_submodule("body.3").training = True
+    assert not any(module.training for module in model.modules())
+
+
 def test_works_where_the_caller_has_switched_gradients_off() -> None:
     model, (x, y) = rippled(), batch(4)
     expected, _ = Engine(model, precision="float32").gradient(x, y, margin)

@@ -1,13 +1,14 @@
 """The Boundary attack against the distances of affine classifiers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from attack_toys import Affine, Hardened, keys, near_grey, zeros
 
 from casemate import L2
-from casemate.attacks import Boundary
+from casemate.attacks import Boundary, distance_path
 from casemate.attacks.boundary import SOURCE_SUCCESS, _adapted
 from casemate.errors import CasemateError
 from casemate.testing import check_attack, models
@@ -38,6 +39,30 @@ def test_more_steps_are_nearer_and_the_start_is_far() -> None:
     assert (whole <= half)[begun].all()
     assert (half < 0.9 * start)[begun].all()
     assert (whole < 0.9 * half)[begun].any()
+
+
+def test_the_path_of_a_walk_is_what_shorter_walks_find() -> None:
+    model, x = Affine(2, SMALL, ahead=1.5), near_grey(6, SMALL)
+    y = zeros(6)
+    y[-1] = 1
+    walk = Boundary(n_steps=120, n_starts=4)
+    path = distance_path(model, x, y, L2(1), keys=keys(6), attack=walk)
+    assert path.shape == (121, 6)
+    for n_steps in (1, 50, 120):
+        found = replace(walk, n_steps=n_steps).nearest(model, x, y, L2(1), keys=keys(6))
+        assert torch.equal(path[n_steps], found.distance)
+    assert (path[1:] <= path[:-1]).all()
+    assert path[0].isfinite().any()
+    assert (path[:, -1] == 0).all()
+
+
+def test_the_path_goes_on_where_all_images_have_left() -> None:
+    model, x = Affine(2, SMALL, ahead=1.5), near_grey(4, SMALL)
+    attack = Boundary(n_steps=100, n_starts=4, n_queries=60)
+    path = distance_path(model, x, zeros(4), L2(1), keys=keys(4), attack=attack)
+    assert path.shape == (101, 4)
+    assert torch.equal(path[-1], path[60])
+    assert torch.equal(path[-1], attack.nearest(model, x, zeros(4), L2(1), keys=keys(4)).distance)
 
 
 def test_only_decisions_count() -> None:

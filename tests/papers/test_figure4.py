@@ -13,9 +13,7 @@ from torch import nn
 from casemate import data
 from casemate.attacks import FGSM, PGD, evaluate
 from casemate.data import Dataset
-from casemate.errors import CasemateError
 from casemate.gradients import Engine
-from casemate.papers.item import Run
 from casemate.papers.madry2018 import figure4, figure4_claims
 from casemate.papers.madry2018.evaluation import Accuracy, evaluation
 from casemate.papers.madry2018.figure4 import CIFAR10, MNIST, Member
@@ -136,19 +134,6 @@ def test_with_cifar10_both_data_sets_are_in_every_frame(monkeypatch: pytest.Monk
     assert len(printed) == 15 + 3
     (remark,) = [row for row in outcome.rows if row.item == "CIFAR-10: the networks"]
     assert "three convolutions" in remark.ours
-
-
-def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, split: str = "test", *, limit: int | None = None) -> None:
-        if name == "cifar10":
-            raise CasemateError("cifar10: no usable file")
-
-    def train(name: str) -> None:
-        raise AssertionError(f"{name} was opened before the data were asked for")
-
-    monkeypatch.setattr(figure4.data, "load", load)
-    with pytest.raises(CasemateError, match="no usable file"):
-        figure4.make(Run("full", 0, train))  # type: ignore[arg-type]
 
 
 def fabricated(

@@ -1,5 +1,6 @@
 """Pairs of networks: the images both get right, and what happens without data or without sense."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from paper_toys import small_run
 from casemate import data
 from casemate.errors import CasemateError
 from casemate.papers.item import Run
+from casemate.papers.madry2018 import figure4, figure6
 from casemate.papers.madry2018 import pair as pairs
 
 
@@ -31,7 +33,10 @@ def test_networks_that_learnt_nothing_are_refused(toys: Path) -> None:
         pairs.open_pairs(small_run(toys), 501)
 
 
-def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("make", [lambda run: pairs.open_pairs(run, 1), figure4.make, figure6.make])
+def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(
+    make: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def load(name: str, split: str = "test", *, limit: int | None = None) -> None:
@@ -44,7 +49,7 @@ def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(monkeypa
 
     monkeypatch.setattr(pairs.data, "load", load)
     with pytest.raises(CasemateError, match="no usable file"):
-        pairs.open_pairs(Run("full", 0, train), 1)  # type: ignore[arg-type]
+        make(Run("full", 0, train))  # type: ignore[arg-type]
     assert asked == ["mnist", "cifar10"]
 
 

@@ -1,6 +1,7 @@
 """Attacks: one a file, each a frozen dataclass of settings that is called as attack(model, x, y, threat, keys=keys)."""
 
 from casemate.attacks.boundary import Boundary as Boundary
+from casemate.attacks.boundary import distance_path as distance_path
 from casemate.attacks.ddn import DDN as DDN
 from casemate.attacks.evaluate import Outcome as Outcome
 from casemate.attacks.evaluate import evaluate as evaluate

@@ -1,9 +1,10 @@
 """The Boundary attack (Brendel, Rauber and Bethge 2018, arXiv:1712.04248): a random walk along the boundary."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from casemate import rng
@@ -74,7 +75,14 @@ class Boundary:
         return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
 
     def _searched(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, keys: rng.Keys, stop_inside: bool
+        self,
+        model: Classifier,
+        x: Images,
+        y: Labels,
+        threat: Threat,
+        keys: rng.Keys,
+        stop_inside: bool,
+        observe: Callable[[Search], None] = lambda search: None,
     ) -> Search:
         search = Search(
             model, x, y, threat, keys=keys, who="Boundary", norms=("l2",),
@@ -84,6 +92,7 @@ class Boundary:
         spherical = torch.full_like(search.distance, self.spherical_step, dtype=torch.float32)
         source = torch.full_like(spherical, self.source_step)
         for step in range(self.n_steps):
+            observe(search)
             at = search.index
             if not len(at):
                 break
@@ -93,6 +102,22 @@ class Boundary:
             source[at] = _adapted(source[at], search.ask(nearer, at), SOURCE_SUCCESS)
             search.close(at[(source[at] < CONVERGED_SOURCE) & (spherical[at] < CONVERGED_SPHERICAL)])
         return search
+
+
+def distance_path(
+    model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, attack: Boundary
+) -> Float64[Tensor, "points batch"]:
+    """The distance of the nearest wrong point at the start of each walk and after every step, [n_steps + 1, N].
+
+    Row k is what `attack` with k steps finds, for the steps of a shorter walk are the first of a longer one.
+    """
+    path: list[Tensor] = []
+    search = attack._searched(
+        model, x, y, threat, keys, stop_inside=False, observe=lambda search: path.append(search.distance.clone())
+    )
+    # Nothing changes any more after the last image has left.
+    path += [search.distance] * (attack.n_steps + 1 - len(path))
+    return torch.stack(path)
 
 
 def _proposals(search: Search, at: Index, spherical: Sizes, source: Sizes, keys: rng.Keys) -> tuple[Images, Images]:

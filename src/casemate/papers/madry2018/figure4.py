@@ -72,16 +72,11 @@ def make(run: Run) -> Outcome:
     In the small setting CIFAR-10 is left out where its files are not here; in the full one all data are asked for
     before a network is trained.
     """
-    if run.setting == "full":
-        for dataset in DATA_SETS:
-            data.load(dataset.name, limit=1)
+    chosen, missing = pair.obtainable(run, "a panel of the figure")
     frames: list[Frames] = []
     rows: list[Row] = []
     drawn, networks = {}, []
-    for dataset in DATA_SETS:
-        if missing := pair.left_out(run, dataset, "a panel of the figure"):
-            rows += missing
-            continue
+    for dataset in chosen:
         opened = {member: run.network(member.network) for member in members(dataset, run.setting)}
         found = measured(dataset, opened, run)
         frames.append(found)
@@ -92,7 +87,7 @@ def make(run: Run) -> Outcome:
     return Outcome(
         drawn,
         {key: pl.concat(found[key] for found in frames) for key in frames[0]},
-        tuple(rows),
+        (*rows, *missing),
         tuple(networks),
     )
 

@@ -3,7 +3,19 @@
 from pathlib import Path
 
 from casemate.papers.item import Paper
-from casemate.papers.madry2018 import dimension, figure1, figure2, figure4, landscape, norms, table1, table2, two_cores
+from casemate.papers.madry2018 import (
+    dimension,
+    figure1,
+    figure2,
+    figure4,
+    figure6,
+    filters,
+    landscape,
+    norms,
+    table1,
+    table2,
+    two_cores,
+)
 
 MADRY2018 = Paper(
     name="madry2018",
@@ -16,6 +28,8 @@ MADRY2018 = Paper(
         figure4.ITEM,
         table1.ITEM,
         table2.ITEM,
+        figure6.ITEM,
+        filters.ITEM,
         dimension.ITEM,
         norms.ITEM,
         two_cores.ITEM,

@@ -54,7 +54,13 @@ class Pair:
 
 
 def open_pairs(run: Run, n_images: int) -> tuple[list[Pair], list[Row]]:
-    """The pairs of all data sets, and a row for each that cannot be had.
+    """The pairs of the data sets that can be had, and the rows about the others: see `obtainable`."""
+    chosen, missing = obtainable(run, "a panel of the figure")
+    return [_open(run, dataset, n_images) for dataset in chosen], missing
+
+
+def obtainable(run: Run, what: str) -> tuple[list[DataSet], list[Row]]:
+    """The data sets of which `what` is to be made, and a row for each that cannot be had.
 
     In the small setting CIFAR-10 is left out where its files are not here. In the full setting all data are needed:
     raises the sentence of the loader before any network is trained.
@@ -62,9 +68,10 @@ def open_pairs(run: Run, n_images: int) -> tuple[list[Pair], list[Row]]:
     if run.setting == "full":
         for dataset in DATA_SETS:
             data.load(dataset.name, limit=1)
-    missing = {dataset: left_out(run, dataset, "a panel of the figure") for dataset in DATA_SETS}
-    pairs = [_open(run, dataset, n_images) for dataset, rows in missing.items() if not rows]
-    return pairs, [row for rows in missing.values() for row in rows]
+    missing = {dataset: left_out(run, dataset, what) for dataset in DATA_SETS}
+    return [dataset for dataset, rows in missing.items() if not rows], [
+        row for rows in missing.values() for row in rows
+    ]
 
 
 def left_out(run: Run, dataset: DataSet, what: str) -> list[Row]:
