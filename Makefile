@@ -38,10 +38,7 @@ docs: .venv/installed
 	$(BIN)/mkdocs build --strict
 
 bench: .bench-venv/installed
-	$(BENCH_BIN)/python -m benchmarks.pgd_speed
-	$(BENCH_BIN)/python -m benchmarks.active_set
-	$(BENCH_BIN)/python -m benchmarks.active_set --data cifar10
-	$(BENCH_BIN)/python -m benchmarks.training_speed
+	$(BENCH_BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv .bench-venv site dist

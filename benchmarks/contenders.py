@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,21 @@ def art_classifier(model: nn.Module, optimiser: torch.optim.Optimizer | None = N
         clip_values=(0.0, 1.0),
         device_type="cpu",
     )
+
+
+def art_trainer(model: nn.Module, search: Search, *, lr: float, batch_size: int) -> Any:
+    """ART's trainer by the protocol of Madry et al. (2018): `search` on whole batches, Adam at a constant rate."""
+    library = imported("art.defences.trainer", "adversarial-robustness-toolbox")
+    trainer = library.AdversarialTrainerMadryPGD(
+        art_classifier(model, torch.optim.Adam(model.parameters(), lr=lr)),
+        batch_size=batch_size,
+        eps=search.eps,
+        eps_step=search.step_size,
+        max_iter=search.n_steps,
+    )
+    # Its search splits the batch into batches of 32 unless told not to, which is slower.
+    trainer.attack.set_params(batch_size=batch_size, verbose=False)
+    return trainer
 
 
 def in_batches(attack: Attack, size: int) -> Attack:

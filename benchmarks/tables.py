@@ -60,13 +60,71 @@ def training_table(result: Row) -> str:
     return f"{_facts(result)}\n\n{_markdown(head, rows)}"
 
 
-def _facts(result: Row) -> str:
+def speed_table(result: Row) -> str:
+    goal, rows = f"{result['goal']:.0%}", result["rows"]
+    runs = [(row["name"], run) for row in rows for run in row["runs"]]
+    seeds = ", ".join(str(run["seed"]) for run in rows[0]["runs"])
+    head = ("", f"every seed at {goal}", "median seconds", "median CPU seconds")
+    parts = [
+        _facts(result, f"seeds {seeds}"),
+        f"Judged on the first {result['n']} test images of {result['data']} under {result['threat']}; Fast-AT for "
+        f"{result['fast_epochs']} epochs, ART for {result['budget']:.0f} s.",
+        _markdown(head, [(row["name"], _every(row), f"{row['wall']:.1f}", f"{row['cpu']:.1f}") for row in rows]),
+        _runs(goal, runs),
+    ]
+    along = [
+        (name, str(run["seed"]), ", ".join(map(_point, run["points"]))) for name, run in runs if len(run["points"]) > 1
+    ]
+    if along:
+        parts.append(_markdown(("", "seed", "attacked accuracy along the way"), along))
+    return "\n\n".join(parts)
+
+
+def _every(row: Row) -> str:
+    reached = sum(run["reached"] is not None for run in row["runs"])
+    return "yes" if reached == len(row["runs"]) else f"no, {reached} of {len(row['runs'])}"
+
+
+def _runs(goal: str, runs: Sequence[tuple[str, Row]]) -> str:
+    head = ("", "seed", "seconds", "CPU seconds", "clean", "attacked accuracy", "95% interval", f"time to {goal}")
+    rows = []
+    for name, run in runs:
+        last = run["points"][-1]
+        low, high = last["interval"]
+        rows.append(
+            (
+                name,
+                str(run["seed"]),
+                f"{last['wall']:.1f}",
+                f"{last['cpu']:.1f}",
+                f"{last['clean_accuracy']:.1%}",
+                f"{last['attacked_accuracy']:.1%}",
+                f"{low:.1%} to {high:.1%}",
+                _reached(run),
+            )
+        )
+    return _markdown(head, rows)
+
+
+def _reached(run: Row) -> str:
+    """When a run was first seen at the goal; one that is judged at its end alone may have been there before."""
+    if run["reached"] is None:
+        return f"not reached: {_point(run['points'][-1])}"
+    return f"{run['reached']:.1f} s"
+
+
+def _point(point: Row) -> str:
+    return f"{point['attacked_accuracy']:.1%} after {point['wall']:.0f} s"
+
+
+def _facts(result: Row, rounds: str = "") -> str:
     machine, versions = result["machine"], result["versions"]
+    rounds = rounds or f"seed {result['seed']}, median of {result['repeats']}"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"`{result['command']}`: {result['date']}, {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['instructions']}, {result['threads']} threads, seed {result['seed']}, "
-        f"median of {result['repeats']}, {result['seconds']} s in all, load before {result['load_before']}; "
+        f"{machine['instructions']}, {result['threads']} threads, {rounds}, "
+        f"{result['seconds']} s in all, load before {result['load_before']}; "
         f"network: {result['network']}; {packages}."
     )
 
@@ -81,6 +139,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "active_set": attack_table,
     "active_set_cifar10": attack_table,
     "training_speed": training_table,
+    "speed_run": speed_table,
 }
 
 

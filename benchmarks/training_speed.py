@@ -107,14 +107,9 @@ def plain(plan: Plan, images: Tensor, labels: Tensor) -> Timed[nn.Module]:
 
 
 def art(plan: Plan, images: Tensor, labels: Tensor) -> Timed[nn.Module]:
-    library = contenders.imported("art.defences.trainer", "adversarial-robustness-toolbox")
     model = plan.start()
-    classifier = contenders.art_classifier(model, torch.optim.Adam(model.parameters(), lr=plan.lr))
-    trainer = library.AdversarialTrainerMadryPGD(
-        classifier, batch_size=plan.batch_size, eps=plan.eps, eps_step=plan.step_size, max_iter=plan.n_steps
-    )
-    # Its search splits the batch into batches of 32 unless told not to, which is slower.
-    trainer.attack.set_params(batch_size=plan.batch_size, verbose=False)
+    search = contenders.Search(plan.eps, plan.step_size, plan.n_steps)
+    trainer = contenders.art_trainer(model, search, lr=plan.lr, batch_size=plan.batch_size)
     np.random.seed(plan.seed)
     at = torch.randperm(len(images), generator=torch.Generator().manual_seed(plan.seed))[: plan.steps * plan.batch_size]
     x, y = images[at].numpy(), labels[at].numpy()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate import rng
+from casemate import gradients, rng
 from casemate.errors import CasemateError
 from casemate.gradients import EOT_DRAWS, Engine, engine_for, evaluating
 from casemate.losses import LOSSES, cross_entropy, margin
@@ -84,6 +84,13 @@ def test_empty_batch() -> None:
     assert logits.shape == engine.logits(x, keys=keys(0)).shape == (0, models.N_CLASSES)
 
 
+@pytest.fixture
+def _in_eights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The multiple of batches on a processor without AVX-512, whatever this one has."""
+    monkeypatch.setattr(gradients, "BATCH_MULTIPLE", 8)
+
+
+@pytest.mark.usefixtures("_in_eights")
 def test_padding_is_cut_off_and_seen_by_nobody() -> None:
     sizes = []
 
@@ -136,6 +143,7 @@ def test_running_out_of_memory_halves_the_batch_for_good(error: type[RuntimeErro
     assert gradient.shape == x.shape
 
 
+@pytest.mark.usefixtures("_in_eights")
 def test_running_out_of_memory_in_the_middle_keeps_what_was_done() -> None:
     class Later(Small):
         def forward(self, x: Tensor) -> Tensor:
@@ -148,6 +156,7 @@ def test_running_out_of_memory_in_the_middle_keeps_what_was_done() -> None:
     assert torch.equal(logits, Engine(model.linear_only(), batch_size=16).logits(x))
 
 
+@pytest.mark.usefixtures("_in_eights")
 def test_image_that_never_fits_is_one_sentence() -> None:
     x, y = batch(50)
     engine = Engine(Small(room=7), precision="float32", batch_size=1000)
@@ -230,6 +239,7 @@ def test_surrogates_inside_other_modules_and_with_weights_of_their_own() -> None
     assert "forward" not in vars(block.rounded), "the classifier of the user is not patched"
 
 
+@pytest.mark.usefixtures("_in_eights")
 def test_surrogate_of_another_shape_is_refused() -> None:
     rounded = Rounded()
     rounded.surrogate = lambda x: x[:, :1]  # type: ignore[method-assign]

@@ -21,9 +21,10 @@ from casemate.precision import Precision, check_precision, full_float32, search_
 from casemate.search_copy import differentiable, laid_out, search_copy
 from casemate.threat import Images
 
-# Matrix kernels round small or odd batches differently; whole multiples of this give each image the same bits in any
-# batch (measured: oneDNN and MKL on x86-64), so that a verdict does not depend on the batch an image is in.
-BATCH_MULTIPLE = 8
+# Matrix kernels round small or odd batches differently; whole multiples of the lanes of a vector give each image the
+# same bits in batches of many sizes (measured: oneDNN and MKL on x86-64 with one thread), so that a verdict does not
+# depend on the batch an image is in. With more threads MKL splits some matrices by their size all the same.
+BATCH_MULTIPLE = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
 # Activations beyond the last-level cache make the gradient of small networks up to 1.8 times slower on a CPU.
 CPU_WORKING_SET = 32 * 2**20
 MAX_BATCH = 1024

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from casemate.papers.item import Setting
-from casemate.papers.madry2018 import dimension, families, figure4, table1
+from casemate.papers.madry2018 import dimension, families, figure4, norms, table1
 from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.madry2018.pair import DATA_SETS
 from casemate.papers.networks import Networks, Variant
@@ -24,7 +24,7 @@ def members(setting: Setting) -> list[Variant]:
 
 
 def asked(setting: Setting) -> set[Variant]:
-    """What the items open: those of the figures, the families with a copy of each, and the sizes."""
+    """What the items open: those of the families with a copy of each, of the tables, of every size and every radius."""
     family = members(setting)
     sizes = [
         study.network(kind, side, setting)
@@ -33,7 +33,8 @@ def asked(setting: Setting) -> set[Variant]:
         for side in study.sides
     ]
     tables = [*table1.TARGETS.values(), *table1.SOURCES.values()]
-    return {*family, *(families.copy_of(network) for network in family), *sizes, *tables}
+    copies = [families.copy_of(network) for network in family]
+    return {*family, *copies, *sizes, *tables, *norms.NETWORKS.values()}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -5,7 +5,6 @@ twice the size of the images, with one linf budget for all. And can an attack ma
 network? One network is attacked through every kind of down-sampling, eps and distances being those of its large input.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,7 @@ from casemate.attacks.smallest import smallest
 from casemate.gradients import Engine
 from casemate.losses import cross_entropy
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
-from casemate.papers.madry2018 import dimension_claims, dimension_facts, dimension_figure, pair
+from casemate.papers.madry2018 import dimension_claims, dimension_facts, dimension_figure, pair, shape
 from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, TRAINED, DataSet, labelled
 from casemate.papers.madry2018.resizes import Resize, Resized, enlarged, reach_of, resizes
@@ -167,8 +166,7 @@ def attacked(model: nn.Module, judged: Evaluation, study: Study) -> pl.DataFrame
 
     `right` on the clean image, `standing` after every attack within the threat model, `linf` and `l2` the distance of
     the nearest misclassified point found in each norm (0 where the image is misclassified as it is), `kappa` and
-    `share` of the latter, and the l1 norm of the `gradient` of the cross-entropy at the image. kappa is |d|_2 over
-    |d|_inf sqrt(n), 1 where all n values change alike; `share` that of the pixels which change.
+    `share` of the latter, and the l1 norm of the `gradient` of the cross-entropy at the image.
     """
     engine = Engine(model, precision="float32")
     x, y, threat = judged.x, judged.y, judged.threat
@@ -182,15 +180,14 @@ def attacked(model: nn.Module, judged: Evaluation, study: Study) -> pl.DataFrame
     broken = at_eps.right_before & ~at_eps.right_after
     linf = torch.where(broken, torch.minimum(bisected.distance, threat.measure(at_eps.x_adv, x)), bisected.distance)
     nearest = NEAREST.nearest(engine, x, y, L2(1), keys=rng.fold(keys, "nearest"))
-    delta = nearest.x_adv.double() - x.double()
     gradient, _ = engine.gradient(x, y, cross_entropy)
     columns = {
         "right": at_eps.right_before,
         "standing": at_eps.right_after & (linf > threat.eps),
         "linf": linf,
         "l2": nearest.distance,
-        "kappa": delta.flatten(1).norm(dim=1) / (delta.flatten(1).abs().amax(dim=1) * math.sqrt(x[0].numel())),
-        "share": (delta != 0).any(dim=1).flatten(1).double().mean(dim=1),
+        "kappa": shape.kappa(nearest.x_adv, x),
+        "share": shape.share(nearest.x_adv, x),
         "gradient": gradient.flatten(1).abs().sum(dim=1),
     }
     return pl.DataFrame({key: column.cpu().numpy() for key, column in columns.items()}).with_row_index("image")

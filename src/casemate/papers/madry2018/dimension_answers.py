@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from casemate.papers.madry2018.dimension_facts import KINDS, Facts, doubling, exponent, percent, ratio, written
+from casemate.papers.madry2018.dimension_facts import KINDS, Facts, doubling, exponent
+from casemate.papers.madry2018.evaluation import CHANCE
+from casemate.papers.madry2018.numbers import percent, ratio, written
 from casemate.papers.madry2018.pair import NATURAL, TRAINED
 
-# A factor per doubling between these is none; a difference of accuracies up to this is one of chance.
+# A factor per doubling between these is none.
 STILL = (0.95, 1.05)
-CHANCE = 0.05
 
 
 def on_pixels(found: Facts) -> str:

@@ -105,16 +105,3 @@ def exponent(sides: tuple[int, ...], values: list[float]) -> float:
         return math.nan
     slope, _ = np.polyfit(2 * np.log(sides), np.log(values), 1)
     return float(slope)
-
-
-def written(values: list[float]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
-
-
-def percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def ratio(value: float | None) -> str:
-    """With two decimals, where there is such a number."""
-    return "no number" if value is None or math.isnan(value) else f"{value:.2f}"

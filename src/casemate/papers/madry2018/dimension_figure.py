@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from casemate.papers import figures
 from casemate.papers.item import Run
+from casemate.papers.madry2018 import curve
 from casemate.papers.madry2018.dimension_answers import on_pixels, on_resizes
 from casemate.papers.madry2018.dimension_facts import KINDS, Facts
 from casemate.papers.madry2018.pair import COLOURS
@@ -51,17 +52,8 @@ def _curves(axes: Axes, found: Facts) -> None:
     for network in KINDS:
         for side, style in zip(found.sides, STYLES, strict=True):
             own = found.frames["sizes"].filter((pl.col("network") == network) & (pl.col("side") == side))
-            distance = np.sort(own.filter(pl.col("linf").is_finite())["linf"].to_numpy())
-            # From all of the images, down by one at each distance.
-            left = 1 - np.arange(len(distance) + 1) / len(own)
-            axes.step(
-                [0, *distance],
-                left,
-                where="post",
-                color=COLOURS[network],
-                linestyle=style,
-                label=f"{network}, {side} pixels",
-            )
+            label = f"{network}, {side} pixels"
+            curve.standing(axes, own["linf"], color=COLOURS[network], linestyle=style, label=label)
     axes.axvline(found.threat.eps, color=figures.INK, linewidth=0.8)
     axes.set_xlim(0, 2 * found.threat.eps)
     axes.set_ylim(0, 1.02)

@@ -12,6 +12,9 @@ from casemate.losses import Labels
 from casemate.papers.networks import Network
 from casemate.threat import Images, Linf, parse
 
+# A difference of accuracies up to this is one of chance.
+CHANCE = 0.05
+
 
 @dataclass(frozen=True)
 class Accuracy:

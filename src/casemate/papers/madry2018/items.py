@@ -11,6 +11,7 @@ from casemate.papers.madry2018 import (
     figure6,
     filters,
     landscape,
+    norms,
     table1,
     table2,
     two_cores,
@@ -30,6 +31,7 @@ MADRY2018 = Paper(
         figure6.ITEM,
         filters.ITEM,
         dimension.ITEM,
+        norms.ITEM,
         two_cores.ITEM,
     ),
 )
