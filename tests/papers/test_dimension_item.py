@@ -10,7 +10,6 @@ from torch import nn
 
 from casemate import data, models
 from casemate.attacks import DDN
-from casemate.errors import CasemateError
 from casemate.papers.item import Item, Outcome, Run, Setting
 from casemate.papers.madry2018 import dimension
 from casemate.papers.madry2018.dimension import STUDIES, TRAININGS
@@ -114,19 +113,6 @@ def test_the_figure_has_the_answers_below_it_and_the_rows_have_them_too(outcome:
     assert len(weights.ours.split(", ")) == 3
     (absent,) = [row for row in outcome.rows if row.item == "CIFAR-10"]
     assert "casemate data cifar10" in absent.note
-
-
-def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, split: str = "test", *, limit: int | None = None) -> None:
-        if name == "cifar10":
-            raise CasemateError("cifar10: no usable file")
-
-    def train(name: str) -> None:
-        raise AssertionError(f"{name} was opened before the data were asked for")
-
-    monkeypatch.setattr(dimension.data, "load", load)
-    with pytest.raises(CasemateError, match="no usable file"):
-        dimension.make(Run("full", 0, train))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("setting", ["small", "full"])

@@ -168,7 +168,7 @@ def test_the_item_has_a_figure_its_data_and_rows(outcome: Outcome) -> None:
     drawn = figure.axes[0].lines[1].get_ydata()
     own = (pl.col("network") == IN_LINF) & (pl.col("norm") == "linf") & (pl.col("attack") == PGD)
     shares = outcome.data["accuracies"].filter(own).sort("eps")["accuracy"]
-    assert list(drawn) == pytest.approx((100 * shares).to_list())
+    assert list(drawn) == pytest.approx(shares.to_list())
 
 
 GRIDS = {"linf": (0.0, 0.1, 0.3, 0.35, 0.4), "l2": (0.0, 1.0, 2.0, 3.0, 4.5)}

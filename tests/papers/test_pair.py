@@ -10,7 +10,7 @@ from paper_toys import small_run
 from casemate import data
 from casemate.errors import CasemateError
 from casemate.papers.item import Run
-from casemate.papers.madry2018 import figure4, figure6
+from casemate.papers.madry2018 import dimension, figure4, figure6
 from casemate.papers.madry2018 import pair as pairs
 
 
@@ -33,7 +33,7 @@ def test_networks_that_learnt_nothing_are_refused(toys: Path) -> None:
         pairs.open_pairs(small_run(toys), 501)
 
 
-@pytest.mark.parametrize("make", [lambda run: pairs.open_pairs(run, 1), figure4.make, figure6.make])
+@pytest.mark.parametrize("make", [lambda run: pairs.open_pairs(run, 1), figure4.make, figure6.make, dimension.make])
 def test_the_full_setting_asks_for_all_data_before_a_network_is_trained(
     make: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import nn
 
-from casemate import data, models, rng
+from casemate import models, rng
 from casemate.attacks import DDN, PGD, evaluate
 from casemate.attacks.smallest import smallest
 from casemate.gradients import Engine
@@ -101,16 +101,11 @@ def make(run: Run) -> Outcome:
     In the small setting CIFAR-10 is left out where its files are not here; in the full one all data are asked for
     before a network is trained.
     """
-    if run.setting == "full":
-        for study in STUDIES:
-            data.load(study.dataset.name, limit=1)
+    chosen, missing = pair.obtainable(run, "a figure")
     rows: list[Row] = []
     drawn, frames, networks = {}, [], []
-    for study in STUDIES:
+    for study in (study for study in STUDIES if study.dataset in chosen):
         dataset = study.dataset
-        if missing := pair.left_out(run, dataset, "a figure"):
-            rows += missing
-            continue
         opened = {
             (kind, side): run.network(study.network(kind, side, run.setting))
             for kind in TRAININGS
@@ -124,7 +119,7 @@ def make(run: Run) -> Outcome:
         rows += dimension_claims.rows(facts, opened)
         drawn[dataset.name] = dimension_figure.figure(facts, run, tuple(opened.values()))
     data_of = {key: pl.concat(found[key] for found in frames) for key in frames[0]}
-    return Outcome(drawn, data_of, tuple(rows), tuple(networks))
+    return Outcome(drawn, data_of, (*rows, *missing), tuple(networks))
 
 
 def measured(study: Study, opened: Networks, run: Run) -> Frames:

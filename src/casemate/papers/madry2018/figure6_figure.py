@@ -6,11 +6,13 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from casemate.papers import figures
 from casemate.papers.item import Run
 from casemate.papers.madry2018 import families
 from casemate.papers.madry2018 import figure6_curves as curves
+from casemate.papers.madry2018.curve import standing
 from casemate.papers.madry2018.figure6_claims import NAMED, PUBLISHED, Facts
 from casemate.papers.madry2018.figure6_curves import DDN, HOPSKIPJUMP, IN_L2, IN_LINF, LEAST, PGD, walk_of
 from casemate.papers.madry2018.pair import COLOURS, NATURAL, TRAINED
@@ -44,7 +46,7 @@ def figure(found: Facts, run: Run, networks: tuple[Network, ...]) -> Figure:
             axes = figure.add_subplot(grid[1, 2 * place : 2 * place + 2])
             _l2(axes, found, name)
             if place == 0:
-                axes.set_ylabel("accuracy, %")
+                axes.set_ylabel("accuracy")
         # The attacks of the lower row, the same in each panel.
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=len(attacks()), fontsize=8)
 
@@ -68,7 +70,7 @@ def _linf(axes: Axes, found: Facts) -> None:
     for name in found.networks:
         _at_each_eps(axes, found, name, "linf", NETWORKS[name], name)
     axes.axvline(found.threat.eps, color=figures.INK, linestyle="--", linewidth=0.9)
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel("accuracy")
     axes.set_title(f"PGD in linf; dashed: {found.threat}, of training")
     axes.legend(fontsize=8, loc="upper right")
     _finish(axes, found, "linf", found.networks)
@@ -79,11 +81,8 @@ def _l2(axes: Axes, found: Facts, name: str) -> None:
         if attack == PGD:
             _at_each_eps(axes, found, name, "l2", colour, PGD)
             continue
-        distance = np.sort(found.distances(name, attack).to_numpy())
-        nearer = distance[np.isfinite(distance)]
-        # From all of the images, down by one at each distance.
-        left = 100 * (1 - np.arange(len(nearer) + 1) / len(distance))
-        axes.step([0, *nearer], left, where="post", color=colour, linestyle=line, linewidth=1.4, label=attack)
+        style = {"color": colour, "linestyle": line, "linewidth": 1.4, "label": attack}
+        standing(axes, found.distances(name, attack), **style)
     if found.mnist and name == IN_LINF:
         axes.axvline(NAMED, color=figures.INK, linestyle="--", linewidth=0.9)
     axes.set_title(f"{name}, in l2")
@@ -93,15 +92,16 @@ def _l2(axes: Axes, found: Facts, name: str) -> None:
 def _at_each_eps(axes: Axes, found: Facts, network: str, norm: str, colour: str, label: str) -> None:
     rows = pl.DataFrame(found.curve(network, norm, PGD))
     eps, share, low, high = (rows[key].to_numpy() for key in ("eps", "accuracy", "low", "high"))
-    axes.fill_between(eps, 100 * low, 100 * high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(eps, 100 * share, "o-", color=colour, markersize=3.5, linewidth=1.4, label=label)
+    axes.fill_between(eps, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(eps, share, "o-", color=colour, markersize=3.5, linewidth=1.4, label=label)
 
 
 def _finish(axes: Axes, found: Facts, norm: str, networks: list[str]) -> None:
     """Published points, and an axis in the units of the paper: of 255 for CIFAR-10."""
     last = found.curve(networks[0], norm, PGD)[-1]["eps"]
     axes.set_xlim(0, last)
-    axes.set_ylim(-2, 102)
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     label = f"{norm} eps"
     if not found.mnist:
         axes.xaxis.set_major_formatter(lambda value, position: f"{255 * value:.0f}")
@@ -110,7 +110,7 @@ def _finish(axes: Axes, found: Facts, norm: str, networks: list[str]) -> None:
         return
     published = {key: value for key, value in PUBLISHED.items() if key[0] in networks and key[1] == norm}
     for (network, _, eps), value in published.items():
-        axes.plot(eps, value, "D", color=NETWORKS[network], fillstyle="none", clip_on=False)
+        axes.plot(eps, value / 100, "D", color=NETWORKS[network], fillstyle="none", clip_on=False)
     axes.set_xlabel(label + ("; diamonds: Maini et al. 2020" if published else ""))
 
 
@@ -124,6 +124,6 @@ def _convergence(axes: Axes, found: Facts) -> None:
     axes.axvline(curves.STEPS[0], color=figures.INK, linestyle="--", linewidth=0.9)
     axes.set_xlim(0, curves.STEPS[-1])
     axes.set_ylim(bottom=0)
-    axes.set_title("median l2 distance by the Boundary attack; dotted: least of all attacks")
+    axes.set_title("Boundary attack, median l2 distance; dotted: least of all")
     axes.set_xlabel("steps; dashed: the paper's")
     axes.legend(fontsize=8, loc="upper right")

@@ -68,13 +68,13 @@ def obtainable(run: Run, what: str) -> tuple[list[DataSet], list[Row]]:
     if run.setting == "full":
         for dataset in DATA_SETS:
             data.load(dataset.name, limit=1)
-    missing = {dataset: left_out(run, dataset, what) for dataset in DATA_SETS}
+    missing = {dataset: _left_out(run, dataset, what) for dataset in DATA_SETS}
     return [dataset for dataset, rows in missing.items() if not rows], [
         row for rows in missing.values() for row in rows
     ]
 
 
-def left_out(run: Run, dataset: DataSet, what: str) -> list[Row]:
+def _left_out(run: Run, dataset: DataSet, what: str) -> list[Row]:
     """A row that says why `what` of `dataset` is not made; none where it is to be made.
 
     Only the small setting leaves anything out: a data set other than the first whose files are not here.
