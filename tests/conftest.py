@@ -37,3 +37,9 @@ def _fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def _in_eights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are padded as on a processor without AVX-512, for tests that count what is computed."""
+    monkeypatch.setattr("casemate.gradients.BATCH_MULTIPLE", 8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate import gradients, rng
+from casemate import rng
 from casemate.errors import CasemateError
 from casemate.gradients import EOT_DRAWS, Engine, engine_for, evaluating
 from casemate.losses import LOSSES, cross_entropy, margin
@@ -82,12 +82,6 @@ def test_empty_batch() -> None:
     gradient, logits = engine.gradient(x, y, cross_entropy, keys=keys(0))
     assert gradient.shape == (0, *SHAPE)
     assert logits.shape == engine.logits(x, keys=keys(0)).shape == (0, models.N_CLASSES)
-
-
-@pytest.fixture
-def _in_eights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The multiple of batches on a processor without AVX-512, whatever this one has."""
-    monkeypatch.setattr(gradients, "BATCH_MULTIPLE", 8)
 
 
 @pytest.mark.usefixtures("_in_eights")
@@ -473,6 +467,24 @@ class Offset(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x) + self.offset
+
+
+class Upcast(nn.Flatten):
+    """Hands float32 to the next layer, which fails where its weights are in another precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+def test_bfloat16_is_not_chosen_for_a_layer_that_does_not_run_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casemate.precision._may_be_faster_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("casemate.precision._measure_faster", lambda model, x: torch.bfloat16)
+    monkeypatch.setattr("casemate.precision._faster", {})
+    x, y = batch(16)
+    for layer, chosen in ((nn.Flatten(), "bfloat16"), (Upcast(), "float32")):
+        engine = Engine(nn.Sequential(layer, nn.Linear(192, 4)))
+        engine.gradient(x, y, cross_entropy)
+        assert engine.search_precision == chosen
 
 
 @pytest.mark.parametrize(("offset", "chosen"), [(0.0, "bfloat16"), (3000.0, "float32")])

@@ -46,6 +46,7 @@ def test_random_start_steps_from_the_sampled_point() -> None:
     assert torch.allclose(x_adv, expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("_in_eights")
 def test_cost_is_one_gradient_and_two_forward_passes() -> None:
     counted = Counted(models.Linear(SHAPE))
     x = at_distances(counted.model, torch.full((16,), 0.3))

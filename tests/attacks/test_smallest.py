@@ -102,6 +102,7 @@ def test_every_image_is_attacked_a_logarithmic_number_of_times_and_misclassified
     assert all(eps * 64 / 0.4 == pytest.approx(round(eps * 64 / 0.4)) for eps, _ in oracle.radii)
 
 
+@pytest.mark.usefixtures("_in_eights")
 def test_cost_follows_the_images_that_are_not_settled() -> None:
     settled = Counted(LINEAR)
     x = at_distances(LINEAR, torch.cat([torch.full((96,), 0.4), torch.tensor([0.1] * 8)]))

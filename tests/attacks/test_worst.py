@@ -84,6 +84,7 @@ def test_more_restarts_never_break_less() -> None:
     assert 0 < int(broken[0].sum()) < int(broken[2].sum())
 
 
+@pytest.mark.usefixtures("_in_eights")
 def test_restarts_cost_what_their_hard_images_cost() -> None:
     counted = Counted(models.Linear(SHAPE))
     x = at_distances(counted.model, torch.cat([torch.full((56,), 0.005), torch.full((8,), 0.3)]))
@@ -101,6 +102,7 @@ def test_multi_target_reaches_a_class_that_the_best_wrong_one_hides() -> None:
     assert (Decoy()(x_adv).argmax(dim=1) == 2).all()
 
 
+@pytest.mark.usefixtures("_in_eights")
 def test_multi_target_tries_each_wrong_class_once() -> None:
     counted = Counted(Peak())
     x = torch.full((8, *SHAPE), 0.5)
