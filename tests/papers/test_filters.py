@@ -34,15 +34,15 @@ def convolutional() -> nn.Sequential:
 
 
 def with_thresholds() -> nn.Sequential:
-    """Two filters of the paper's kind, of 0.3 and 0.7, one that is far from both, one dead, two that are dense."""
+    """Filters of one weight with thresholds 0.3, 0.7 and 0.5, a dead one, one of its bias alone, and a dense one."""
     made = convolutional()
     first, second, output = made[0], made[2], made[5]
     with torch.no_grad():
-        first.weight[:4] = 0
+        first.weight[:5] = 0
         first.weight[0, 0, 2, 2], first.bias[0] = 0.5, -0.15
         first.weight[1, 0, 0, 1], first.bias[1] = 2.0, -1.4
         first.weight[2, 0, 4, 4], first.bias[2] = 1.0, -0.5
-        first.bias[3] = -0.1
+        first.bias[3], first.bias[4] = -0.1, 0.1
         second.weight[0, 0, 0, 0] = -3.0
         output.weight *= 3
         output.bias.copy_(torch.linspace(0.05, 0.175, 10))
@@ -63,12 +63,15 @@ def test_thresholds_that_are_there_are_found() -> None:
     one = rows["PGD-trained: filters of the first layer with one weight"]
     assert (one.published, one.ours) == ("3 of 32; the other 29 are not used", "3 of 6")
     assert one.note.startswith("there are some: holds")
-    assert ": 1, 1, 1, 0, " in one.note
+    assert ": 1, 1, 1, 0, 0, " in one.note
     at = rows["PGD-trained: thresholds -bias / weight of its filters with one weight"]
     assert at.ours == "0.300, 0.500, 0.700"
     assert at.note == "2 of 3 within 0.05 of eps = 0.3 or 1 - eps = 0.7"
     dead = rows["PGD-trained: dead filters of the first layer, whose ReLU lets nothing by"]
     assert (dead.published, dead.ours) == ("29 of 32 are not used", "1 of 6")
+    # The dead one does not vary, and neither does one that answers with its bias.
+    used = rows["PGD-trained: filters of the first layer in use, whose answers vary"]
+    assert (used.published, used.ours) == ("3 of 32", "4 of 6")
     second = rows["PGD-trained: range of the weights of the second layer"]
     assert second.ours.startswith("-3.00 to ")
     # All but the one of 3 are below a twelfth.
@@ -98,7 +101,7 @@ def test_the_frames_hold_every_weight_of_three_layers() -> None:
     own = frames["filters"].filter(pl.col("network") == TRAINED)
     let_by = trained[0](DIGITS.images).clamp(min=0).transpose(0, 1).flatten(1)
     assert own["fires"].to_list() == pytest.approx((let_by > 0).double().mean(dim=1).tolist())
-    assert own["spread"].to_list() == pytest.approx(let_by.std(dim=1).tolist(), rel=1e-3)
+    assert own["spread"].to_list() == pytest.approx(let_by.std(dim=1).tolist(), rel=1e-3, abs=1e-6)
 
 
 def test_the_item_has_a_figure_its_data_and_rows() -> None:

@@ -173,7 +173,7 @@ def _compared(found: Facts, network: str, eps: float) -> tuple[str, str]:
     )
     return (
         f"{PGD} {percent(pgd)}, {short} {percent(decisions)}, {LEAST} {percent(least)}",
-        f"that {PGD} overestimates: {over[PGD]}; that the Boundary attack does not: {_not(over[short])}; "
+        f"that {PGD} overestimates: {over[PGD]}; that {short}, is near the least: {_not(over[short])}; "
         f"{'; '.join(others)}",
     )
 

@@ -12,8 +12,10 @@ from casemate.papers.madry2018.pair import NATURAL, TRAINED
 
 FIRST, SECOND, OUTPUT = "first", "second", "output"
 KINDS = (NATURAL, TRAINED)
-# How near eps or 1 - eps a threshold is called to be at it; the limit is ours.
+# How near eps or 1 - eps a threshold is called to be at it, and from where on answers are said to vary; the limits are
+# ours.
 WITHIN = 0.05
+VARIES = 0.01
 # Lengths of lists that can be read.
 MOST_LISTED = 12
 
@@ -24,7 +26,8 @@ def rows(frames: Frames, judged: Evaluation) -> list[Row]:
     return [
         *(_one_weight(frames, network) for network in KINDS),
         _thresholds(frames, judged.threat.eps),
-        *(_unused(frames, network, len(judged.x)) for network in KINDS),
+        *(_dead(frames, network, len(judged.x)) for network in KINDS),
+        *(_in_use(frames, network) for network in KINDS),
         *(_range(frames, network, layer) for layer in (FIRST, SECOND) for network in KINDS),
         _output_weights(frames),
         *(_class_biases(frames, network) for network in KINDS),
@@ -72,16 +75,26 @@ def _thresholds(frames: Frames, eps: float) -> Row:
     )
 
 
-def _unused(frames: Frames, network: str, n: int) -> Row:
+def _dead(frames: Frames, network: str, n: int) -> Row:
     own = filters_of(frames, network)
-    dead = int((own["fires"] == 0).sum())
-    relative = own["spread"] / own["spread"].to_numpy().max()
     return Row(
         f"MNIST, {network}: dead filters of the first layer, whose ReLU lets nothing by",
         "29 of 32 are not used" if network == TRAINED else "no claim",
-        f"{dead} of {len(own)}",
-        f"on the first {n:,} test images; standard deviation of what each lets by, of the largest: "
-        f"{_listed(relative, '.1%')}",
+        f"{int((own['fires'] == 0).sum())} of {len(own)}",
+        f"on the first {n:,} test images; share of positions at which each answers: {_listed(own['fires'], '.1%')}",
+    )
+
+
+def _in_use(frames: Frames, network: str) -> Row:
+    """A filter may be of no use without being dead: its answer may be its bias, whatever it sees."""
+    own = filters_of(frames, network)
+    relative = own["spread"] / max(own["spread"].to_numpy().max(), 1e-300)
+    return Row(
+        f"MNIST, {network}: filters of the first layer in use, whose answers vary",
+        "3 of 32" if network == TRAINED else "no claim",
+        f"{int((relative >= VARIES).sum())} of {len(own)}",
+        f"asked here: at least {VARIES:.0%} of the standard deviation of the most varying; of all: "
+        f"{_listed(relative, '.2%')}",
     )
 
 
