@@ -16,14 +16,14 @@ from casemate.testing import check_attack, models
 
 
 @pytest.mark.parametrize("n_classes", [2, 10])
-def test_comes_within_a_fiftieth_of_the_distance_of_an_affine_classifier(n_classes: int) -> None:
+def test_comes_within_a_hundredth_of_the_distance_of_an_affine_classifier(n_classes: int) -> None:
     model, x = Affine(n_classes), near_grey(20)
     known = model.distance(x, dual=2)
     found = DDN().nearest(model, x, zeros(20), L2(1), keys=keys(20))
     assert (found.distance >= known * (1 - 1e-5)).all()
     # The cross-entropy follows the most likely class, which is the nearest one for most images.
-    assert (found.distance <= 1.02 * model.distance_to_class_of(found.x_adv, x, dual=2)).all()
-    assert (found.distance <= 1.02 * known).sum() >= (20 if n_classes == 2 else 11)
+    assert (found.distance <= 1.01 * model.distance_to_class_of(found.x_adv, x, dual=2)).all()
+    assert (found.distance <= 1.01 * known).sum() >= (20 if n_classes == 2 else 11)
 
 
 def test_the_box_is_met_and_kept() -> None:

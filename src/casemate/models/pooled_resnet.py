@@ -34,7 +34,7 @@ def pooled_resnet(width: int = 64, n_classes: int = 10) -> nn.Sequential:
     Images [N, 3, H, W] in [0, 1] of at least 9 pixels a side, normalised inside with the mean and standard deviation of
     CIFAR-10. A 2x2 convolution of 24 filters, three stages of `width`, 4 `width` and 4 `width` filters, each of which
     halves the size, and the largest value of each channel. Width 64 has 1,972,802 parameters and takes 0.12 billion
-    multiplications an image: a fifth of PreAct ResNet-18's operations at nearly its accuracy in short trainings.
+    multiplications an image, a fifth of PreAct ResNet-18's.
     """
     at_least(1, width=width)
     at_least(2, n_classes=n_classes)

@@ -131,6 +131,6 @@ ITEM = Item(
     "figure6",
     "accuracy against eps in linf and l2: PGD, attacks by decisions alone, and the least of all",
     "figure 6 and section 5.2",
-    {"small": "10 minutes", "full": "10 hours for MNIST; CIFAR-10 needs a GPU"},
+    {"small": "15 minutes", "full": "10 hours for MNIST; CIFAR-10 needs a GPU"},
     make,
 )

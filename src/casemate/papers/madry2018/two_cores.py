@@ -142,6 +142,6 @@ ITEM = Item(
     "cifar10",
     "CIFAR-10 on two cores: fast adversarial training, and its accuracy against training time",
     "section 5 and table 2; the challenge's leaderboard",
-    {"small": "3 minutes", "full": "30 minutes"},
+    {"small": "3 minutes", "full": "an hour"},
     make,
 )
