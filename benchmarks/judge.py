@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from casemate import rng
 from casemate.audit import presets
-from casemate.audit.cascade import attempt
+from casemate.audit.cascade import in_turn
 from casemate.audit.refusals import refuse_unfit, settle_precision
 from casemate.audit.statistics import clopper_pearson
 from casemate.data import Dataset
@@ -25,16 +23,8 @@ def judge(model: nn.Module, data: Dataset, threat: Threat, *, seed: int = 0) -> 
     engine = Engine(model)
     stages = presets.by_name("standard")(threat, refuse_unfit(engine, data))
     settle_precision(engine, data)
-    index = torch.arange(len(data))
-    keys = rng.image_keys(seed, index)
-    standing = engine.logits(data.images, keys=keys).argmax(dim=1) == data.labels
-    clean = int(standing.sum())
-    for stage in stages:
-        at = standing.nonzero().squeeze(1)
-        if len(at):
-            found = attempt(engine, stage, data.images[at], data.labels[at], index[at], threat, keys[at])
-            standing[at] = ~found.broke
-    attacked = int(standing.sum())
+    counts = [int(standing.sum()) for standing in in_turn(engine, data.images, data.labels, threat, stages, seed)]
+    clean, attacked = counts[0], counts[-1]
     return {
         "clean_accuracy": clean / len(data),
         "attacked_accuracy": attacked / len(data),

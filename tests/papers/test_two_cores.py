@@ -4,9 +4,12 @@ import json
 
 import polars as pl
 import pytest
+import torch
 from paper_toys import RECIPE
 
-from casemate.attacks import PGD, Restarts, Worst, evaluate
+from casemate.attacks import PGD, Restarts, evaluate
+from casemate.audit.cascade import run_block
+from casemate.gradients import Engine
 from casemate.papers.item import Outcome, Run
 from casemate.papers.madry2018 import two_cores
 from casemate.papers.madry2018.items import MADRY2018
@@ -44,20 +47,26 @@ def test_the_curve_is_one_point_for_each_check_of_the_log(outcome: Outcome) -> N
     assert curve["clean_accuracy"][-1] == network.card["metrics"]["clean"]
 
 
-def test_each_attack_leaves_what_it_leaves_alone(outcome: Outcome, toy_run: Run) -> None:
+def test_each_attack_leaves_what_it_leaves_alone_or_in_turn(outcome: Outcome, toy_run: Run) -> None:
     (network,) = outcome.networks
     judged = two_cores.evaluation(network, N, toy_run.seed)
-    left = dict(outcome.data["accuracies"].select("attack", "right").iter_rows())
+    frame = outcome.data["accuracies"]
+    left = dict(frame.select("attack", "right").iter_rows())
     assert left[two_cores.CLEAN] == int((network.model(judged.x).argmax(dim=1) == judged.y).sum())
     alone = evaluate(network.model, judged.x, judged.y, judged.threat, PGD(n_steps=20, step_size=2 / 255))
     assert left[two_cores.PAPERS] == int(alone.right_after.sum())
-    assert 0 < left[two_cores.STRONGEST] <= left[two_cores.PAPERS] <= left[two_cores.CLEAN] <= N
+    block = run_block(
+        Engine(network.model), judged.x, judged.y, torch.arange(N), judged.threat, two_cores.IN_TURN, toy_run.seed
+    )
+    right = block.prediction == block.label
+    assert frame["right"][2:].to_list() == [int((right & ~block.broke[:, :n].any(dim=1)).sum()) for n in (1, 2, 3)]
+    assert 0 < left[two_cores.STRONGEST] <= left[two_cores.PAPERS]
 
 
 def test_the_strongest_attack_is_fifty_steps_ten_times_on_each_of_three_losses() -> None:
-    strongest = two_cores.ATTACKS[two_cores.STRONGEST]
-    losses = ("cross-entropy", "margin", "dlr")
-    assert strongest == Worst(tuple(Restarts(PGD(n_steps=50, loss=loss), 10) for loss in losses))
+    attacks = [stage.attack for stage in two_cores.IN_TURN]
+    assert attacks == [Restarts(PGD(n_steps=50, loss=loss), 10) for loss in ("margin", "dlr", "cross-entropy")]
+    assert two_cores.STRONGEST == "PGD-50 x 10 on margin + dlr + cross-entropy"
 
 
 def test_the_rows_hold_published_and_measured_values_and_the_cost(outcome: Outcome) -> None:

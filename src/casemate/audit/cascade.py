@@ -1,7 +1,7 @@
 """The cascade: every image runs through the stages in order and leaves when it has a verdict."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +77,26 @@ def run_block(
         margin=-margin(search.logits, y).double().cpu(),
         seconds=Seconds(clean_seconds, seconds, attribution),
     )
+
+
+def in_turn(
+    engine: Engine, x: Images, y: Labels, threat: Threat, stages: Sequence[Stage], seed: int
+) -> Iterator[Bool[Tensor, "batch"]]:
+    """Which images stand at first, then after each stage, run on the images that those before it left standing.
+
+    The images are the first of their data set. What stands at the end stands after `run_block` with the same seed,
+    which costs more, for it also tries every stage on what an earlier one broke.
+    """
+    index = torch.arange(len(x), device=x.device)
+    keys = rng.image_keys(seed, index)
+    standing = engine.logits(x, keys=keys).argmax(dim=1) == y
+    yield standing.clone()
+    for stage in stages:
+        at = standing.nonzero().squeeze(1)
+        if len(at):
+            found = attempt(engine, stage, x[at], y[at], index[at], threat, keys[at])
+            standing[at] = ~found.broke
+        yield standing.clone()
 
 
 class _Search:
