@@ -1,5 +1,6 @@
 """Attacks: one a file, each a frozen dataclass of settings that is called as attack(model, x, y, threat, keys=keys)."""
 
+from casemate.attacks.apgd import APGD as APGD
 from casemate.attacks.boundary import Boundary as Boundary
 from casemate.attacks.boundary import distance_path as distance_path
 from casemate.attacks.ddn import DDN as DDN
