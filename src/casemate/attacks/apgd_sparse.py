@@ -34,6 +34,8 @@ class SparsePath(Path[L1]):
         super().__init__(x, threat, start=x + rng.normal(keys, x.shape[1:]))
         self._ends = _ends(n_steps)
         self._taken, self._stage = 0, -1
+        self.step_size = torch.zeros_like(self.best_loss)
+        self.n_values = self.sparsity = self.step_size
         self._enter_due_stage()
 
     @property
