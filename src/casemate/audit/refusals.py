@@ -49,8 +49,8 @@ def answers(engine: Engine, x: Images, keys: rng.Keys) -> Logits:
         raise CasemateError(f"the model cannot take images of shape {list(x.shape[1:])}: {_reason(error)}") from error
 
 
-def settle_precision(engine: Engine, data: Dataset) -> None:
-    """The first gradient, on a few images: it fixes the precision of the search, or shows that there is none."""
+def settle_search(engine: Engine, data: Dataset) -> None:
+    """The first gradient, on a few images: it fixes precision and draws of the search, or shows that there is none."""
     device = device_of(engine.model)
     x, y = data.images[:64].to(device), data.labels[:64].to(device)
     try:
