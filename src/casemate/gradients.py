@@ -64,14 +64,15 @@ class Engine:
         self._dtype = torch.float32
 
     def logits(self, x: Images, *, keys: rng.Keys | None = None) -> Logits:
-        """The classifier's own answer, in eval mode and inference mode: float32 [batch, classes].
+        """The classifier's own answer, in eval mode and without a graph: float32 [batch, classes].
 
         `keys` fix the draws of a randomised classifier. Raises `CasemateError` when the answer is not finite logits.
         """
         draw = None if keys is None else rng.fold(keys, "verdict")
 
         def run(part: slice, images: Images) -> Tensor:
-            with torch.inference_mode(), rng.drawing_from(_padded_keys(draw, part, len(images))):
+            # Not inference mode, in which a classifier could not take gradients of its own.
+            with torch.no_grad(), rng.drawing_from(_padded_keys(draw, part, len(images))):
                 # A clone, because a model may write into its input.
                 answer = self.model(images.clone())
             if not isinstance(answer, Tensor):

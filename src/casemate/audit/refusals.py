@@ -40,7 +40,7 @@ def answers(engine: Engine, x: Images, keys: rng.Keys) -> Logits:
     """`engine.logits`, where whatever the user's own code raises is a `CasemateError` too."""
     try:
         # The engine takes the answer for a tensor, so what it is is looked at first.
-        with evaluating(engine.model), torch.inference_mode(), rng.drawing_from(keys[:2]):
+        with evaluating(engine.model), torch.no_grad(), rng.drawing_from(keys[:2]):
             check_logits(engine.model(x[:2].clone()), len(x[:2]), what="the model")
         return engine.logits(x, keys=keys)
     except CasemateError:
