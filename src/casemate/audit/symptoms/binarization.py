@@ -23,7 +23,7 @@ from casemate.threat import Images
 
 # Section 3.2 and the authors' code: points around the image, and the share of eps within which they lie.
 N_INNER, INNER = 999, 0.95
-# How far the boundary is moved from the points around towards the one on the rim, so that random points do not cross it.
+# How far the boundary is moved from the points around to the one on the rim: so far that random points do not cross it.
 CLOSENESS = 0.999
 # Points that tell whether random search would do, and what the shares of success must be.
 N_RANDOM = 400
