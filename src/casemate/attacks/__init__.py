@@ -6,6 +6,7 @@ from casemate.attacks.boundary import distance_path as distance_path
 from casemate.attacks.ddn import DDN as DDN
 from casemate.attacks.evaluate import Outcome as Outcome
 from casemate.attacks.evaluate import evaluate as evaluate
+from casemate.attacks.fab import FAB as FAB
 from casemate.attacks.fgsm import FGSM as FGSM
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.nearest import MinimumNorm as MinimumNorm
