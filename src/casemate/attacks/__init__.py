@@ -11,10 +11,12 @@ from casemate.attacks.fgsm import FGSM as FGSM
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.nearest import MinimumNorm as MinimumNorm
 from casemate.attacks.nearest import Nearest as Nearest
+from casemate.attacks.nes import NES as NES
 from casemate.attacks.pgd import PGD as PGD
 from casemate.attacks.pgd import loss_path as loss_path
 from casemate.attacks.pgd import maximise as maximise
 from casemate.attacks.random_points import RandomPoints as RandomPoints
+from casemate.attacks.spsa import SPSA as SPSA
 from casemate.attacks.standing import Attack as Attack
 from casemate.attacks.transfer import Transfer as Transfer
 from casemate.attacks.worst import MultiTarget as MultiTarget
