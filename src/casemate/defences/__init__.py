@@ -1,0 +1,7 @@
+"""Defences before or inside a classifier, one a file: modules that declare their surrogate and their randomness."""
+
+from casemate.defences.bit_depth import BitDepth as BitDepth
+from casemate.defences.crop_rescale import CropEnsemble as CropEnsemble
+from casemate.defences.crop_rescale import CropRescale as CropRescale
+from casemate.defences.jpeg import JPEG as JPEG
+from casemate.defences.resize_pad import ResizePad as ResizePad
