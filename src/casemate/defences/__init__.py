@@ -1,3 +1,5 @@
 """Defences: layers and wrappers, one a file, that say what an attack must know: surrogate and randomness."""
 
+from casemate.defences.k_winners import KWinners as KWinners
+from casemate.defences.k_winners import with_k_winners as with_k_winners
 from casemate.defences.thermometer import Thermometer as Thermometer
