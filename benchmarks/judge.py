@@ -6,7 +6,7 @@ from torch import nn
 
 from casemate.audit import presets
 from casemate.audit.cascade import in_turn
-from casemate.audit.refusals import refuse_unfit, settle_precision
+from casemate.audit.refusals import refuse_unfit, settle_search
 from casemate.audit.statistics import clopper_pearson
 from casemate.data import Dataset
 from casemate.gradients import Engine
@@ -22,7 +22,7 @@ def judge(model: nn.Module, data: Dataset, threat: Threat, *, seed: int = 0) -> 
     """
     engine = Engine(model)
     stages = presets.by_name("standard")(threat, refuse_unfit(engine, data))
-    settle_precision(engine, data)
+    settle_search(engine, data)
     counts = [int(standing.sum()) for standing in in_turn(engine, data.images, data.labels, threat, stages, seed)]
     clean, attacked = counts[0], counts[-1]
     return {

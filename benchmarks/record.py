@@ -18,7 +18,15 @@ from casemate.errors import CasemateError
 from casemate.papers.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("casemate", "torch", "torchattacks", "foolbox", "cleverhans", "adversarial-robustness-toolbox")
+PACKAGES = (
+    "casemate",
+    "torch",
+    "torchattacks",
+    "foolbox",
+    "cleverhans",
+    "adversarial-robustness-toolbox",
+    "pyautoattack",
+)
 
 Row = dict[str, Any]
 

@@ -80,6 +80,33 @@ def speed_table(result: Row) -> str:
     return "\n\n".join(parts)
 
 
+def autoattack_table(result: Row) -> str:
+    head = ("", "seed", "clean", "attacked accuracy", "95% interval", "broken by it alone", "seconds", "CPU seconds")
+    rows = []
+    for found in result["rounds"]:
+        for side in ("casemate", "autoattack"):
+            one, (low, high) = found[side], found[side]["interval"]
+            shares = (f"{one['clean'] / result['n']:.1%}", f"{one['attacked'] / result['n']:.1%}")
+            times = (f"{one['wall']:.0f}", f"{one['cpu']:.0f}")
+            alone = str(len(found[f"only_{side}"]))
+            rows.append((side, str(found["seed"]), *shares, f"{low:.1%} to {high:.1%}", alone, *times))
+    ratios = [found["autoattack"]["wall"] / found["casemate"]["wall"] for found in result["rounds"]]
+    stages = [
+        (side, stage["name"], str(stage["stand"]), f"{stage['wall']:.1f}")
+        for side in ("casemate", "autoattack")
+        for stage in result["rounds"][0][side]["stages"]
+    ]
+    return "\n\n".join(
+        [
+            _facts(result, f"{len(ratios)} seeds"),
+            f"The first {result['n']} test images of {result['data']} under {result['threat']}. AutoAttack takes "
+            f"{', '.join(f'{ratio:.1f}' for ratio in ratios)} times as long as `{result['preset']}`.",
+            _markdown(head, rows),
+            _markdown(("", "attack, first seed", "stand after it", "seconds"), stages),
+        ]
+    )
+
+
 def _every(row: Row) -> str:
     reached = sum(run["reached"] is not None for run in row["runs"])
     return "yes" if reached == len(row["runs"]) else f"no, {reached} of {len(row['runs'])}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from casemate import rng
 from casemate.errors import CasemateError
-from casemate.gradients import EOT_DRAWS, Engine, engine_for, evaluating
+from casemate.gradients import Engine, engine_for, evaluating
 from casemate.losses import LOSSES, cross_entropy, margin
 from casemate.testing import models
 from casemate.testing.conformance import leaving_no_trace
@@ -264,14 +264,31 @@ def test_layer_that_cuts_the_gradient_off_is_one_sentence() -> None:
 def test_gradient_of_a_randomised_classifier_is_the_mean_over_its_draws() -> None:
     linear = models.Linear(SHAPE)
     x, y = batch(5)
-    engine = Engine(nn.Sequential(Scaled(), linear), precision="float32")
+    engine = Engine(nn.Sequential(Scaled(), linear), precision="float32", draws=12)
     assert engine.stochastic
     gradient, logits = engine.gradient(x, 0 * y, margin, keys=keys(5))
-    draws = [rng.normal(rng.fold(keys(5), "eot", draw, "scaled"), (1, 1, 1)) for draw in range(EOT_DRAWS)]
+    draws = [rng.normal(rng.fold(keys(5), "eot", draw, "scaled"), (1, 1, 1)) for draw in range(12)]
     factor = torch.stack([1 + draw for draw in draws]).mean(dim=0)
     assert torch.allclose(gradient, factor * linear.weight, atol=1e-4)
     expected = torch.stack([linear(x * (1 + draw)) for draw in draws]).mean(dim=0)
     assert torch.allclose(logits, expected, atol=1e-3)
+
+
+def test_draws_are_counted_once_and_a_classifier_without_noise_has_one() -> None:
+    x, y = batch(40)
+    quiet, noisy = models.Linear(SHAPE), nn.Sequential(Scaled(), models.Linear(SHAPE))
+    engine = Engine(noisy, precision="float32")
+    assert engine.draws is None
+    engine.gradient(x, 0 * y, margin, keys=keys(40))
+    first = engine.draws
+    # The gradient of a linear classifier is scaled by the mean of the draws, so that two means always agree in sign
+    # unless one is negative: 2 draws have a mean below 0 with probability Phi(-sqrt(2)), 8%.
+    assert first in (1, 2)
+    engine.gradient(x[:3], 0 * y[:3], margin, keys=keys(3, seed=7))
+    assert engine.draws == first
+    assert Engine(quiet).draws == Engine(quiet, draws=5).draws == 1
+    with pytest.raises(CasemateError, match="the number of draws must be at least 1, not 0"):
+        Engine(noisy, draws=0)
 
 
 def test_draws_belong_to_the_image_and_the_verdict_has_its_own() -> None:

@@ -20,7 +20,7 @@ LINES = (
     ("files", "malloc", "rng", "classifier", "losses"),
     ("threat", "data", "models"),
     ("defences", "search_copy", "checkpoint"),
-    ("precision",),
+    ("precision", "draws"),
     ("gradients",),
     ("attacks", "bounds", "smoothing", "detectors"),
     ("__init__",),

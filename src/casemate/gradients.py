@@ -8,6 +8,7 @@ draws (EOT) that the classifier's own layers declare. The user's module is never
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Int64
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from casemate import rng
 from casemate.classifier import check_logits
+from casemate.draws import enough_draws
 from casemate.errors import CasemateError
 from casemate.losses import Labels, Logits, Loss
 from casemate.precision import Precision, check_precision, full_float32, search_dtype
@@ -28,8 +30,8 @@ BATCH_MULTIPLE = 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX51
 # Activations beyond the last-level cache make the gradient of small networks up to 1.8 times slower on a CPU.
 CPU_WORKING_SET = 32 * 2**20
 MAX_BATCH = 1024
-# Athalye et al. 2018 use 10 to 30 draws to average the gradient of a randomised defence.
-EOT_DRAWS = 16
+# On so many images it is measured how many draws the gradient of a randomised classifier needs.
+PILOT = 32
 
 
 class Engine:
@@ -37,29 +39,40 @@ class Engine:
 
     `precision` is that of the search alone: "auto" measures once per process, device and architecture.
     `batch_size` is the number of images in one pass; None chooses it from the memory one image takes, and either is
-    halved for good when the device runs out of memory.
+    halved for good when the device runs out of memory. `draws` is the number of random draws that a gradient of a
+    randomised classifier is the mean of; None measures at the first gradient how many it takes (`enough_draws`).
     """
 
-    def __init__(self, model: nn.Module, *, precision: Precision = "auto", batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+        draws: int | None = None,
+    ) -> None:
         check_precision(precision)
-        if batch_size is not None and batch_size < 1:
-            raise CasemateError(f"the batch size must be at least 1, not {batch_size}")
+        for what, value in (("batch size", batch_size), ("number of draws", draws)):
+            if value is not None and value < 1:
+                raise CasemateError(f"the {what} must be at least 1, not {value}")
         self.model = model
         self.precision: Precision = precision
         self.batch_size = batch_size
         self.stochastic = any(getattr(module, "stochastic", False) for module in model.modules())
+        self.draws = draws if self.stochastic else 1
         self._search: nn.Module | None = None
         self._dtype = torch.float32
 
     def logits(self, x: Images, *, keys: rng.Keys | None = None) -> Logits:
-        """The classifier's own answer, in eval mode and inference mode: float32 [batch, classes].
+        """The classifier's own answer, in eval mode and without a graph: float32 [batch, classes].
 
         `keys` fix the draws of a randomised classifier. Raises `CasemateError` when the answer is not finite logits.
         """
         draw = None if keys is None else rng.fold(keys, "verdict")
 
         def run(part: slice, images: Images) -> Tensor:
-            with torch.inference_mode(), rng.drawing_from(_padded_keys(draw, part, len(images))):
+            # Not inference mode, in which a classifier could not take gradients of its own.
+            with torch.no_grad(), rng.drawing_from(_padded_keys(draw, part, len(images))):
                 # A clone, because a model may write into its input.
                 answer = self.model(images.clone())
             if not isinstance(answer, Tensor):
@@ -78,8 +91,8 @@ class Engine:
         """The gradient of `loss` for each image with respect to that image alone, and the logits at x.
 
         `target` [batch, ...] goes to the loss. Both results are float32; a gradient that is not finite counts as zero.
-        For a randomised classifier both are means over `EOT_DRAWS` draws made from `keys` (expectation over
-        transformation, Athalye et al. 2018, section 4.2).
+        For a randomised classifier both are means over `draws` draws made from `keys` (expectation over transformation,
+        Athalye et al. 2018, section 4.2).
         """
         search = self._search_model(x)
 
@@ -95,16 +108,23 @@ class Engine:
                 (gradient,) = torch.autograd.grad(loss(logits, labels, targets).sum(), leaf)
             return gradient, logits.detach()
 
+        def drawn(draw: int, part: slice, images: Images) -> tuple[Tensor, Tensor]:
+            draw_keys = None if keys is None else rng.fold(keys, "eot", draw)
+            with rng.drawing_from(_padded_keys(draw_keys, part, len(images))):
+                return run(part, images)
+
+        if self.draws is None:
+            self.draws = enough_draws(lambda draw: self._batched(x[:PILOT], partial(drawn, draw))[0])
+        n_draws = self.draws
+
         def averaged(part: slice, images: Images) -> tuple[Tensor, Tensor]:
             if not self.stochastic:
                 return run(part, images)
             total_gradient, total_logits = torch.zeros_like(images), torch.zeros((), device=images.device)
-            for draw in range(EOT_DRAWS):
-                draw_keys = None if keys is None else rng.fold(keys, "eot", draw)
-                with rng.drawing_from(_padded_keys(draw_keys, part, len(images))):
-                    gradient, logits = run(part, images)
-                total_gradient += gradient / EOT_DRAWS
-                total_logits = total_logits + logits / EOT_DRAWS
+            for draw in range(n_draws):
+                gradient, logits = drawn(draw, part, images)
+                total_gradient += gradient / n_draws
+                total_logits = total_logits + logits / n_draws
             return total_gradient, total_logits
 
         gradient, logits = self._batched(x, averaged)

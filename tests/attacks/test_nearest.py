@@ -6,7 +6,7 @@ from attack_toys import SHAPE, Affine, Asked, Unmoved, keys, near_grey, zeros
 from torch import Tensor
 
 from casemate import L1, L2, Linf
-from casemate.attacks import DDN, Boundary, HopSkipJump, MinimumNorm
+from casemate.attacks import DDN, FAB, Boundary, HopSkipJump, MinimumNorm
 from casemate.attacks.nearest import Search
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
@@ -19,6 +19,9 @@ ATTACKS = (
     (HopSkipJump(n_steps=2, n_evaluations=30, n_starts=12), L2(0.3)),
     (HopSkipJump(n_steps=2, n_evaluations=30, n_starts=12), Linf(0.1)),
     (DDN(n_steps=30), L2(0.3)),
+    (FAB(n_steps=8, n_targets=2), Linf(0.05)),
+    (FAB(n_steps=8, n_targets=2), L2(0.3)),
+    (FAB(n_steps=8, n_targets=2), L1(1)),
 )
 each_attack = pytest.mark.parametrize(("attack", "threat"), ATTACKS, ids=lambda value: str(value).partition("(")[0])
 
@@ -83,8 +86,8 @@ def test_search_ends_where_nothing_can_be_found(attack: MinimumNorm, threat: Thr
     found = attack.nearest(Unmoved(), x, zeros(3), threat, keys=keys(3))
     assert found.distance.isinf().all()
     assert torch.equal(found.x_adv, x)
-    # A decision-based search has nothing to go on after its draws.
-    assert (found.queries == (31 if isinstance(attack, DDN) else 12)).all()
+    # A decision-based search has nothing to go on after its draws, and there is one other class for FAB.
+    assert (found.queries == {DDN: 31, FAB: 16}.get(type(attack), 12)).all()
 
 
 @each_attack

@@ -46,6 +46,33 @@ def test_honest_defences_conform(defence: nn.Module, image_shape: tuple[int, ...
     check_defence(defence, image_shape=image_shape)
 
 
+class Border(nn.Module):
+    """Adds a black border, so what it hands on is larger."""
+
+    surrogate = None
+    stochastic = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (1, 1, 2, 2))
+
+
+def test_a_defence_may_hand_on_images_of_another_shape_that_is_named() -> None:
+    check_defence(Border(), image_shape=(3, 8, 9), output_shape=(3, 12, 11))
+    for other in ((3, 8, 9), (3, 11, 12), None):
+        with pytest.raises(ConformanceError, match=r"returned shape \[8, 3, 12, 11\]"):
+            check_defence(Border(), image_shape=(3, 8, 9), output_shape=other)
+
+
+class _SmallSurrogate(Border):
+    def surrogate(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_the_surrogate_of_such_a_defence_must_have_its_shape() -> None:
+    with pytest.raises(ConformanceError, match=r"surrogate of _SmallSurrogate returned \[8, 3, 8, 9\]"):
+        check_defence(_SmallSurrogate(), image_shape=(3, 8, 9), output_shape=(3, 12, 11))
+
+
 class _Undeclared(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x

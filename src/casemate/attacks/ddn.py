@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from casemate import rng
+from casemate.attacks.direction import or_random
 from casemate.attacks.nearest import Nearest, Search
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
@@ -64,7 +65,7 @@ class DDN:
             gradient, wrong = search.gradient(x_adv[at], at, cross_entropy, step_keys)
             factor = torch.where(wrong, 1 - self.gamma, 1 + self.gamma).double()
             norm[at] = torch.minimum(norm[at] * factor, longest[at])
-            change = x_adv[at] - x[at] + self._step_size(step) * _direction(gradient, threat, step_keys)
+            change = x_adv[at] - x[at] + self._step_size(step) * threat.ascent(or_random(gradient, step_keys), gradient)
             length = change.flatten(1).double().norm(dim=1).clamp(min=1e-12)
             change = change * (norm[at] / length).float().view(-1, 1, 1, 1)
             x_adv[at] = (x[at] + change).clamp_(0, 1)
@@ -75,12 +76,3 @@ class DDN:
     def _step_size(self, step: int) -> float:
         cosine = (1 + math.cos(math.pi * step / self.n_steps)) / 2
         return LAST_STEP + (FIRST_STEP - LAST_STEP) * cosine
-
-
-def _direction(gradient: Images, threat: Threat, keys: rng.Keys) -> Images:
-    """The gradient divided by its norm; a random direction where it is zero, as in the paper's own code."""
-    flat = gradient.flatten(1).abs().amax(dim=1) == 0
-    if flat.any():
-        gradient = gradient.clone()
-        gradient[flat] = rng.normal(rng.fold(keys[flat], "flat"), gradient.shape[1:])
-    return threat.ascent(gradient, gradient)

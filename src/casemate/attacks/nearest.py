@@ -12,7 +12,7 @@ from casemate.attacks.standing import excess
 from casemate.classifier import check_batch
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier, engine_for
-from casemate.losses import Labels, Loss
+from casemate.losses import Labels, Logits, Loss
 from casemate.threat import NORMS, Distances, Images, Threat
 
 Index = Int64[Tensor, "some"]
@@ -73,9 +73,9 @@ class Search:
             raise CasemateError(f"{who} searches in {' or '.join(norms)}, so {threat} is not a threat model for it")
         self.engine = engine_for(model)
         self.x, self.y, self.threat, self.keys = x, y, threat, keys
-        logits = self.engine.logits(x, keys=keys)
-        check_batch(x, y, logits.shape[1])
-        clean = excess(logits, y)
+        self.clean_logits = self.engine.logits(x, keys=keys)
+        check_batch(x, y, self.clean_logits.shape[1])
+        clean = excess(self.clean_logits, y)
         self.best = x.clone()
         self.distance: Distances = torch.zeros_like(clean, dtype=torch.float64).masked_fill_(clean <= 0, torch.inf)
         self.queries: Int64[Tensor, "batch"] = torch.zeros_like(y)
@@ -99,30 +99,40 @@ class Search:
         `points` hold the same number for each of the images `at`, those of one image together. An image that is no
         longer searched gets no answer, which reads as False and costs nothing.
         """
-        found = points.new_full((len(points),), -torch.inf)
+        owner = at.repeat_interleave(len(points) // max(len(at), 1))
+        return excess(self.logits(points, at), self.y[owner]) > 0
+
+    def logits(self, points: Points, at: Index) -> Logits:
+        """What `ask` decides by: the logits of the classifier in full precision, NaN where there is no answer."""
+        logits = self.clean_logits.new_full((len(points), self.clean_logits.shape[1]), torch.nan)
         each = len(points) // max(len(at), 1)
         owner, answered = at.repeat_interleave(each), self._answered(at, each)
         asked = answered.flatten().nonzero().squeeze(1)
         if len(asked):
             of = owner[asked]
-            found[asked] = excess(self.engine.logits(points[asked], keys=self.keys[of]), self.y[of])
+            logits[asked] = self.engine.logits(points[asked], keys=self.keys[of])
             self.queries[at] += answered.sum(dim=1)
-            self._keep(points, at, owner, found)
-        return found > 0
+            found = excess(logits, self.y[owner])
+            self._keep(points, at, owner, found.masked_fill(found.isnan(), -torch.inf))
+        return logits
 
     def gradient(self, points: Images, at: Index, loss: Loss, keys: rng.Keys) -> tuple[Images, Bool[Tensor, "some"]]:
-        """The gradient of `loss` at one point for each of the images `at`, and whether that point is wrong.
+        """The gradient of `loss` at one point for each of the images `at`, and whether that point is wrong."""
+        gradient, logits = self.engine.gradient(points, self.y[at], loss, keys=keys)
+        return gradient, self.note(points, at, logits)
+
+    def note(self, points: Images, at: Index, logits: Logits) -> Bool[Tensor, "some"]:
+        """Keep what came with a gradient at one point for each of the images `at`: whether that point is wrong.
 
         What the search in low precision believes to be wrong, and nearer than the nearest, is asked for exactly.
         """
-        gradient, logits = self.engine.gradient(points, self.y[at], loss, keys=keys)
         self.queries[at] += 1
         found = excess(logits, self.y[at])
         wrong = found > 0
         self._keep(points, at, at, found.masked_fill(wrong, -torch.inf))
         claims = (wrong & (self.threat.measure(points, self.x[at]) < self.distance[at])).nonzero().squeeze(1)
         wrong[claims] = self.ask(points[claims], at[claims])
-        return gradient, wrong
+        return wrong
 
     def result(self) -> Nearest:
         return Nearest(self.best, self.distance, self.queries)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from casemate import rng
+from casemate.attacks.direction import or_random
 from casemate.attacks.standing import Standing, excess
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier, Engine, engine_for
@@ -139,9 +140,5 @@ def ranked_class(logits: Logits, y: Labels, rank: int) -> Labels:
 
 
 def _step(x_adv: Images, gradient: Images, x: Images, threat: Threat, step_size: float, keys: rng.Keys) -> Images:
-    stalled = gradient.flatten(1).abs().amax(dim=1) == 0
-    if stalled.any():
-        # A flat spot has no direction of ascent; a random one leaves it, where sign(0) = 0 would stay for good.
-        gradient = gradient.clone()
-        gradient[stalled] = rng.normal(rng.fold(keys[stalled], "stalled"), x.shape[1:])
+    gradient = or_random(gradient, keys)
     return threat.project(x_adv + step_size * threat.ascent(gradient, x_adv), x)

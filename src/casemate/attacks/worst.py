@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from casemate import rng
+from casemate.attacks.apgd import APGD
 from casemate.attacks.pgd import PGD
 from casemate.attacks.standing import Attack, Standing
 from casemate.errors import CasemateError
@@ -50,14 +51,14 @@ class MultiTarget:
     With fewer wrong classes than `n_targets`, each is tried once.
     """
 
-    attack: PGD = PGD(n_steps=100, loss="margin")
+    attack: PGD | APGD = PGD(n_steps=100, loss="margin")
     n_targets: int = 9
 
     def __post_init__(self) -> None:
         if self.n_targets < 1:
             raise CasemateError(f"at least 1 target class is needed, not {self.n_targets}")
         if self.attack.target_rank is not None:
-            raise CasemateError("MultiTarget chooses its targets itself: give it a PGD without target_rank")
+            raise CasemateError("MultiTarget chooses its targets itself: give it an attack without target_rank")
 
     def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
         standing = Standing(model, x, y, keys=keys)

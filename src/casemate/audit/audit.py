@@ -15,7 +15,7 @@ from casemate.audit import presets
 from casemate.audit.cascade import Stage, run_block
 from casemate.audit.curves import MAX_IMAGES, N_PATHS, accuracy_against_eps, loss_paths
 from casemate.audit.manifest import describe_run, device_of
-from casemate.audit.refusals import refuse_unfit, settle_precision
+from casemate.audit.refusals import refuse_unfit, settle_search
 from casemate.audit.store import Store
 from casemate.audit.summary import Summary, count_verdicts, summarise
 from casemate.data import Dataset
@@ -69,15 +69,15 @@ def audit(
     or an attack fails. The run can be resumed after that, after Ctrl-C and after being killed.
     """
     store = Store(run)
-    earlier = store.earlier(resume=resume)
-    if earlier is not None and precision == "auto":
+    earlier = store.earlier(resume=resume) or {}
+    if precision == "auto":
         # Measured by the first session; measuring again might choose otherwise and mix two searches in one run.
         precision = earlier.get("precision", precision)
-    engine = Engine(model, precision=precision, batch_size=batch_size)
+    engine = Engine(model, precision=precision, batch_size=batch_size, draws=earlier.get("draws"))
     n_logits = refuse_unfit(engine, data)
     cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
     _refuse_cascade(cascade, block_size)
-    settle_precision(engine, data)
+    settle_search(engine, data)
     manifest = describe_run(
         engine,
         data,

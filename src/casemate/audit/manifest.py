@@ -30,6 +30,7 @@ _DECISIVE = {
     "seed": "seed",
     "attacks": "attacks",
     "precision": "search precision",
+    "draws": "number of draws for a gradient",
 }
 
 
@@ -76,6 +77,7 @@ def describe_run(
         "preset": preset,
         "attacks": [{"name": stage.name, "settings": settings(stage.attack)} for stage in stages],
         "precision": engine.search_precision,
+        "draws": engine.draws,
         "batch_size": batch_size,
         "device": str(device_of(engine.model)),
         "threads": torch.get_num_threads(),

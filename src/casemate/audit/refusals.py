@@ -40,7 +40,7 @@ def answers(engine: Engine, x: Images, keys: rng.Keys) -> Logits:
     """`engine.logits`, where whatever the user's own code raises is a `CasemateError` too."""
     try:
         # The engine takes the answer for a tensor, so what it is is looked at first.
-        with evaluating(engine.model), torch.inference_mode(), rng.drawing_from(keys[:2]):
+        with evaluating(engine.model), torch.no_grad(), rng.drawing_from(keys[:2]):
             check_logits(engine.model(x[:2].clone()), len(x[:2]), what="the model")
         return engine.logits(x, keys=keys)
     except CasemateError:
@@ -49,8 +49,8 @@ def answers(engine: Engine, x: Images, keys: rng.Keys) -> Logits:
         raise CasemateError(f"the model cannot take images of shape {list(x.shape[1:])}: {_reason(error)}") from error
 
 
-def settle_precision(engine: Engine, data: Dataset) -> None:
-    """The first gradient, on a few images: it fixes the precision of the search, or shows that there is none."""
+def settle_search(engine: Engine, data: Dataset) -> None:
+    """The first gradient, on a few images: it fixes precision and draws of the search, or shows that there is none."""
     device = device_of(engine.model)
     x, y = data.images[:64].to(device), data.labels[:64].to(device)
     try:

@@ -1,0 +1,147 @@
+"""Symptoms that one attack has by the side of another: G1, G2, G3, G4, G5, G6 and G13.
+
+Each attack is run on the same images from the same keys, and what it breaks is judged by the classifier itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from casemate import rng
+from casemate.attacks import Attack
+from casemate.audit.symptoms.paired import Pair, compared, significant
+from casemate.audit.symptoms.subject import Subject
+from casemate.audit.symptoms.symptom import Status, Symptom
+from casemate.losses import margin
+from casemate.threat import L1, L2, Images, Linf, Threat
+
+Broken = Bool[Tensor, "batch"]
+
+# Budgets in units of eps for G5; success that grows by less than PLATEAU from eps to four times eps has stalled.
+SCALES = (1 / 4, 1 / 2, 1, 2, 4, 8)
+PLATEAU = 0.05
+# G6: what twice the effort may change where the first was enough.
+ACCURACY_MOVES, MARGIN_MOVES = 0.005, 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What an attack made of the images, which of them it broke, and the margins there [n]."""
+
+    x_adv: Images
+    broken: Broken
+    margin: Tensor
+
+
+def attacked(subject: Subject, attack: Attack, name: str, threat: Threat | None = None) -> Result:
+    """`attack`, whose draws are its own by its `name`, on the images, in another threat model where one is given."""
+    threat = threat or subject.threat
+    x_adv = attack(subject.engine, subject.x, subject.y, threat, keys=rng.fold(subject.keys, name))
+    logits = subject.engine.logits(x_adv, keys=subject.keys)
+    return Result(x_adv, logits.argmax(dim=1) != subject.y, margin(logits, subject.y))
+
+
+def inert(subject: Subject, found: Result) -> Symptom:
+    """G13: did the attack do anything? The statistic is the share of images that it moved."""
+    moved = float((subject.threat.measure(found.x_adv, subject.x) > 0).double().mean())
+    if moved == 0:
+        return Symptom(
+            "G13",
+            "fail",
+            moved,
+            "the attack returned every image as it was",
+            "run it on the classifier that is deployed",
+        )
+    return Symptom("G13", "pass", moved, f"the attack moved {moved:.0%} of the images")
+
+
+def upsets(pairs: Mapping[str, Pair], meanings: Mapping[str, str], remedies: Mapping[str, str]) -> list[Symptom]:
+    """One symptom for each pair of attacks, of which the first must be the weaker; corrected for their number.
+
+    The statistic is the number of images that only the weaker one broke. `meanings` say what the two are.
+    """
+    rejected = significant([pair.p_value for pair in pairs.values()])
+    found = []
+    for (name, pair), is_significant in zip(pairs.items(), rejected, strict=True):
+        status = pair.status(significant=is_significant)
+        meaning = (
+            f"{meanings[name]}: {pair.weaker_only} of {pair.n} images fall to the weaker alone, "
+            f"{pair.stronger_only} to the stronger alone"
+        )
+        found.append(Symptom(name, status, pair.weaker_only, meaning, "" if status == "pass" else remedies[name]))
+    return found
+
+
+def unbounded(subject: Subject, attack: Attack) -> Symptom:
+    """G3: does the attack break everything once the whole box is allowed?
+
+    The statistic is the share of images that it leaves. Every image can become any other then.
+    """
+    left = float((~attacked(subject, attack, "unbounded", whole_box(subject.threat, subject.x)).broken).double().mean())
+    if left > 0:
+        return Symptom(
+            "G3",
+            "fail",
+            left,
+            f"with the whole box allowed the attack still leaves {left:.0%} of the images: it does not follow the loss",
+            "mend the gradient (G7, G8), or attack from scores",
+        )
+    return Symptom("G3", "pass", left, "with the whole box allowed the attack breaks every image")
+
+
+def whole_box(threat: Threat, x: Images) -> Threat:
+    """The threat model of the same norm that holds all images."""
+    n = x[0].numel()
+    radius = {Linf: 1.0, L2: n**0.5, L1: float(n)}
+    return with_eps(threat, next(eps for norm, eps in radius.items() if isinstance(threat, norm)))
+
+
+def with_eps(threat: Threat, eps: float) -> Threat:
+    assert isinstance(threat, (Linf, L2, L1)), f"{threat} has no other budgets"
+    return replace(threat, eps=eps)
+
+
+def budgets(subject: Subject, attack: Attack, n_classes: int) -> tuple[Symptom, dict[float, float]]:
+    """G5: does more distortion break more? Independent runs at a quarter of eps to eight times it.
+
+    Fails where a smaller budget is the stronger beyond chance; warns where four times eps breaks hardly more than eps
+    and is not yet down to chance. The statistic is the largest number of images that only the smaller of two
+    neighbouring budgets broke. Also returns the accuracy at each eps.
+    """
+    results = {}
+    for scale in SCALES:
+        threat = with_eps(subject.threat, scale * subject.threat.eps)
+        results[scale] = attacked(subject, attack, f"budget {scale:g}", threat).broken
+    pairs = [compared(results[low], results[high]) for low, high in zip(SCALES, SCALES[1:], strict=False)]
+    accuracy = {scale * subject.threat.eps: float((~broken).double().mean()) for scale, broken in results.items()}
+    worst = max(pairs, key=lambda pair: pair.weaker_only)
+    fails = any(
+        out and pair.weaker_only > pair.stronger_only
+        for pair, out in zip(pairs, significant([pair.p_value for pair in pairs]), strict=True)
+    )
+    at_eps, at_four = (float((~results[scale]).double().mean()) for scale in (1, 4))
+    stalled = at_four > at_eps - PLATEAU and at_four > 1 / n_classes
+    status: Status = "fail" if fails else "warn" if stalled else "pass"
+    meaning = f"accuracy is {at_eps:.0%} at eps and {at_four:.0%} at four times eps"
+    if fails:
+        meaning = f"a smaller budget breaks {worst.weaker_only} images that a larger one does not, beyond chance"
+    remedy = "" if status == "pass" else "another loss, smaller steps, or gradients from scores"
+    return Symptom("G5", status, worst.weaker_only, meaning, remedy), accuracy
+
+
+def convergence(first: Result, twice: Result) -> Symptom:
+    """G6: does twice the effort, from the same keys, still change what is found?
+
+    The statistic is the share of images that only twice the effort broke.
+    """
+    gained = float((twice.broken & ~first.broken).double().mean())
+    before, after = float(first.margin.mean()), float(twice.margin.mean())
+    moved = abs(after - before) / max(abs(before), torch.finfo(torch.float32).tiny)
+    meaning = f"twice the steps break {gained:.1%} more and move the mean margin by {moved:.1%}"
+    if gained > ACCURACY_MOVES or moved > MARGIN_MOVES:
+        meaning = f"{meaning}: the search had not ended"
+        return Symptom("G6", "warn", gained, meaning, "more steps, then more restarts")
+    return Symptom("G6", "pass", gained, meaning)

@@ -1,0 +1,12 @@
+"""Defences before or inside a classifier, one a file: modules that declare their surrogate and their randomness."""
+
+from casemate.defences.activation_pruning import ActivationPruning as ActivationPruning
+from casemate.defences.activation_pruning import with_activation_pruning as with_activation_pruning
+from casemate.defences.bit_depth import BitDepth as BitDepth
+from casemate.defences.crop_rescale import CropEnsemble as CropEnsemble
+from casemate.defences.crop_rescale import CropRescale as CropRescale
+from casemate.defences.jpeg import JPEG as JPEG
+from casemate.defences.k_winners import KWinners as KWinners
+from casemate.defences.k_winners import with_k_winners as with_k_winners
+from casemate.defences.resize_pad import ResizePad as ResizePad
+from casemate.defences.thermometer import Thermometer as Thermometer
