@@ -4,4 +4,7 @@ from casemate.defences.bit_depth import BitDepth as BitDepth
 from casemate.defences.crop_rescale import CropEnsemble as CropEnsemble
 from casemate.defences.crop_rescale import CropRescale as CropRescale
 from casemate.defences.jpeg import JPEG as JPEG
+from casemate.defences.quilting import Quilting as Quilting
+from casemate.defences.quilting import patch_bank as patch_bank
 from casemate.defences.resize_pad import ResizePad as ResizePad
+from casemate.defences.total_variation import TotalVariation as TotalVariation
