@@ -8,5 +8,8 @@ from casemate.defences.crop_rescale import CropRescale as CropRescale
 from casemate.defences.jpeg import JPEG as JPEG
 from casemate.defences.k_winners import KWinners as KWinners
 from casemate.defences.k_winners import with_k_winners as with_k_winners
+from casemate.defences.quilting import Quilting as Quilting
+from casemate.defences.quilting import patch_bank as patch_bank
 from casemate.defences.resize_pad import ResizePad as ResizePad
 from casemate.defences.thermometer import Thermometer as Thermometer
+from casemate.defences.total_variation import TotalVariation as TotalVariation
