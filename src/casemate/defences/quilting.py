@@ -9,8 +9,8 @@ from casemate.classifier import Images
 from casemate.errors import CasemateError
 from casemate.models.sizes import at_least
 
-# Distances held in memory at once: 64 MiB, and twice that for their order.
-DISTANCES_AT_ONCE = 2**24
+# Distances held in memory at once, 16 MiB of them: with more a processor waits for its memory.
+DISTANCES_AT_ONCE = 2**22
 # Products of so many bytes, added up and doubled, are whole numbers that float32 holds exactly.
 MAX_PATCH_VALUES = 2**24 // (2 * 255**2)
 
@@ -79,14 +79,12 @@ class Quilting(nn.Module):
     def _nearest(self, patches: Float32[Tensor, "some values"]) -> Int64[Tensor, "some neighbours"]:
         """The nearest in the bank to each patch of bytes, the nearest first."""
         bank = self.bank.flatten(1).float()
-        squares, number = bank.square().sum(dim=1), torch.arange(len(bank), device=bank.device)
+        squares = bank.square().sum(dim=1)
         nearest = []
         for part in patches.split(max(1, DISTANCES_AT_ONCE // len(bank))):
             # Less the square of the patch itself, which changes no order.
-            distances = squares - 2 * part @ bank.T
-            # Of patches equally near the first comes first, which no sorting of the distances alone would promise.
-            order = distances.long() * len(bank) + number
-            nearest.append(order.topk(self.n_neighbours, dim=1, largest=False).values % len(bank))
+            distances = torch.addmm(squares, part, bank.T, alpha=-2)
+            nearest.append(distances.topk(self.n_neighbours, dim=1, largest=False).indices)
         return torch.cat(nearest)
 
 

@@ -11,9 +11,9 @@ from casemate.classifier import Images
 from casemate.errors import CasemateError
 from casemate.models.sizes import at_least
 
-# Chambolle and Pock converge for step sizes whose product with the squared norm of the differences, 8, is at most 1,
-# and with over-relaxation below 2; of the pairs tried on CIFAR-10 and MNIST, these gave the smallest gap in 100 steps.
-IMAGE_STEP, SLOPE_STEP = 2 / math.sqrt(8), 1 / (2 * math.sqrt(8))
+# Chambolle and Pock's method converges where the product of its two step sizes, here the same, with the squared norm of
+# the differences, 8, is at most 1, and where the relaxation is below 2; 1.6 needed the fewest steps on CIFAR-10.
+STEP = 1 / math.sqrt(8)
 RELAXATION = 1.6
 
 Slopes = Float32[Tensor, "batch channel height_down width_across"]
@@ -27,8 +27,9 @@ class TotalVariation(nn.Module):
     the variation sums |differences| of vertical and of horizontal neighbours. The surrogate is the identity, as there.
 
     The solver is that of Chambolle and Pock 2011, over-relaxed, from the mean of the kept pixels of each channel; it
-    never sees the dropped ones. Its `n_steps` are fixed, so that an image's result does not depend on its batch; with
-    the defaults the sum is within 1% of its minimum on CIFAR-10 and MNIST. Minima are not unique at dropped pixels.
+    never sees the dropped ones. Its `n_steps` are fixed, so that an image's result does not depend on its batch. With
+    the defaults the sum was within 3% of its minimum, by the duality gap, on each of 400 images of CIFAR-10 and MNIST,
+    and within 0.1% on half of them. At dropped pixels minima are not unique.
 
     Images [N, C, H, W] in [0, 1] to the same. Raises `CasemateError` unless 0 <= `drop_rate` < 1, `weight` is positive
     and `n_steps` is at least 1.
@@ -70,12 +71,12 @@ def _smoothest(
     mean = (kept * x).sum(dim=(2, 3), keepdim=True) / kept.sum(dim=(2, 3), keepdim=True).clamp(min=1)
     z = kept * x + (1 - kept) * mean
     down, across = torch.zeros_like(z).diff(dim=2), torch.zeros_like(z).diff(dim=3)
-    pull = 2 * IMAGE_STEP * kept
+    pull = 2 * STEP * kept
     for _ in range(n_steps):
-        new = (z + IMAGE_STEP * _divergence(down, across) + pull * x) / (1 + pull)
+        new = (z + STEP * _divergence(down, across) + pull * x) / (1 + pull)
         ahead = 2 * new - z
-        new_down = (down + SLOPE_STEP * ahead.diff(dim=2)).clamp(-weight, weight)
-        new_across = (across + SLOPE_STEP * ahead.diff(dim=3)).clamp(-weight, weight)
+        new_down = (down + STEP * ahead.diff(dim=2)).clamp(-weight, weight)
+        new_across = (across + STEP * ahead.diff(dim=3)).clamp(-weight, weight)
         z = z.lerp(new, RELAXATION)
         down, across = down.lerp(new_down, RELAXATION), across.lerp(new_across, RELAXATION)
     return z.clamp(0, 1)
