@@ -21,7 +21,7 @@ from casemate.training.recipe import ModelSettings, Recipe
 from casemate.training.train import train
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("pgd_speed", "active_set", "training_speed", "speed_run")
+PROGRAMS = ("pgd_speed", "active_set", "training_speed", "speed_run", "autoattack")
 ART = ("art.defences.trainer", "adversarial-robustness-toolbox")
 
 
@@ -52,12 +52,17 @@ def test_each_program_explains_itself(program, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("program", "module", "package"),
-    [*((program, "torchattacks", "torchattacks") for program in PROGRAMS[:3]), ("speed_run", *ART)],
+    [
+        *((program, "torchattacks", "torchattacks") for program in PROGRAMS[:3]),
+        ("speed_run", *ART),
+        ("autoattack", "pyautoattack", "pyautoattack"),
+    ],
 )
 def test_a_missing_peer_is_one_sentence(program, module, package, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     threads = str(torch.get_num_threads())
-    monkeypatch.setattr(sys, "argv", [program, "--threads", threads, "--output", str(tmp_path)])
+    options = ["--model", "nowhere"] if program == "autoattack" else []
+    monkeypatch.setattr(sys, "argv", [program, *options, "--threads", threads, "--output", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         _module(program).main()
     assert stopped.value.code == 2
@@ -255,3 +260,50 @@ def test_the_goal_is_reached_at_the_first_point_that_is_there(monkeypatch):
     trainer = lambda seed: (measure.Timed(torch.nn.Flatten(), wall, wall) for wall in (1.0, 2.0, 3.0))  # noqa: E731
     (run,) = speed_run._race({"any": trainer}, [7], load("digits-sample", limit=1), 0)["any"]
     assert (run["seed"], run["reached"], len(run["points"])) == (7, 2.0, 3)
+
+
+class _PeerThatStopsAtOne:
+    """In the place of AutoAttack: its first attack breaks image 0 of those it is handed, the second nothing."""
+
+    def __init__(self, model: Any, **settings: Any) -> None:
+        self.model, self.settings, self.attacks_to_run = model, settings, ["apgd-ce", "square"]
+
+    def run_standard_evaluation(self, x: torch.Tensor, y: torch.Tensor, *, batch_size: int) -> Any:
+        predicted = y.clone()
+        if self.attacks_to_run == ["apgd-ce"]:
+            predicted[0] += 1
+        return x, predicted
+
+
+def test_autoattack_and_the_cascade_are_run_on_the_same_images(monkeypatch, capsys, tmp_path):
+    peer = ModuleType("pyautoattack")
+    peer.AutoAttack = _PeerThatStopsAtOne  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyautoattack", peer)
+    train(_toy(), tmp_path / "net")
+    before = [parameter.requires_grad for parameter in checkpoint.load(tmp_path / "net")[0].parameters()]
+    assert any(before)
+    options = ["--model", str(tmp_path / "net"), "--n", "20", "--repeats", "2", "--preset", "quick", "--json"]
+    threads = str(torch.get_num_threads())
+    monkeypatch.setattr(sys, "argv", ["autoattack", *options, "--threads", threads, "--output", str(tmp_path)])
+    _module("autoattack").main()
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((tmp_path / "autoattack_net.json").read_text())
+    clean = {found[side]["clean"] for found in result["rounds"] for side in ("casemate", "autoattack")}
+    assert len(clean) == 1
+    for found in result["rounds"]:
+        assert [stage["name"] for stage in found["autoattack"]["stages"]] == ["clean", "apgd-ce", "square"]
+        assert found["autoattack"]["attacked"] == found["autoattack"]["clean"] - 1
+        assert len(found["only_casemate"]) - len(found["only_autoattack"]) == (
+            found["autoattack"]["attacked"] - found["casemate"]["attacked"]
+        )
+        assert found["casemate"]["wall"] == pytest.approx(
+            sum(stage["wall"] for stage in found["casemate"]["stages"]), abs=0.1
+        )
+    model, _ = checkpoint.load(tmp_path / "net")
+    test = load("digits-sample", "test", limit=20)
+    judged = _module("judge").judge(model, test, Linf(0.3))
+    # Standard begins with quick, so it leaves no more.
+    assert judged["attacked_accuracy"] * 20 <= result["rounds"][0]["casemate"]["attacked"]
+    table = _module("tables").autoattack_table(result)
+    assert "AutoAttack takes" in table
+    assert "| casemate | 0 |" in table
