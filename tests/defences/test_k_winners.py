@@ -1,4 +1,4 @@
-"""The winners are those of a sort, their gradient is true, and it says nothing of the jump a step away."""
+"""The winners are those of a sort; their gradient says nothing of the jump a step away, and the soft gate does."""
 
 import pytest
 import torch
@@ -45,6 +45,28 @@ def test_the_gradient_is_that_of_the_winners_and_blind_to_the_jump() -> None:
     assert gradient.tolist() == [[0, 0]]
     moved = hidden.detach() + torch.tensor([[0.0, 0.01]])
     assert (layer(moved) * value).sum().item() == pytest.approx(10.05)
+    # The gate counts in standard deviations, here 0.0025: how far the loser is behind is 20 times a tenth of that.
+    (gradient,) = torch.autograd.grad((layer.surrogate(hidden) * value).sum(), hidden)
+    assert gradient[0, 0] == 0
+    assert gradient[0, 1] > 0
+
+
+def test_the_gate_is_open_for_winners_shut_for_losers_and_half_open_between() -> None:
+    hidden = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    layer = KWinners(0.25)
+    gate = layer.surrogate(hidden) / hidden
+    ordered = hidden.flatten(1).sort(dim=1, descending=True).values
+    least, spread = ordered[:, 11].view(5, 1, 1, 1), hidden.flatten(1).std(dim=1, correction=0).view(5, 1, 1, 1)
+    torch.testing.assert_close(gate, torch.sigmoid((hidden - least) / (0.1 * spread)))
+    clear = (hidden - least).abs() > spread
+    assert clear.any()
+    torch.testing.assert_close(layer.surrogate(hidden)[clear], layer(hidden)[clear], atol=2e-4, rtol=0)
+
+
+def test_the_gate_of_equal_values_is_finite() -> None:
+    hidden = torch.ones(2, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(KWinners(0.5).surrogate(hidden).sum(), hidden)
+    assert gradient.isfinite().all()
 
 
 def test_the_memory_format_is_kept() -> None:

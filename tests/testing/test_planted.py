@@ -260,6 +260,16 @@ def test_the_last_iterate_walks_away_from_what_it_has_found() -> None:
     assert not (returned & ~met).any()
 
 
+def test_the_last_iterate_hides_what_starts_misclassified_where_the_gradient_is_flipped() -> None:
+    (planted,) = (planted for planted in PLANTED_ATTACKS if planted.attack == LastIterate())
+    assert planted.against is not None
+    # So near the boundary that a random start is as likely as not beyond it.
+    model, x = planted.against(models.Linear(SHAPE, bias=0.2)), torch.full((N, *SHAPE), 0.5)
+    assert (excess(model, x) < 0).all()
+    assert (excess(model, THREAT.sample(x, rng.fold(KEYS, "start"))) > 0).any()
+    assert (excess(model, planted.attack(model, x, Y, THREAT, keys=KEYS)) < 0).all()
+
+
 def test_tiny_steps_hardly_leave_the_image_and_would_go_on() -> None:
     twin, x = linear(), grey()
     x_adv, further = (TinySteps(n_steps)(twin, x, Y, THREAT, keys=KEYS) for n_steps in (40, 80))

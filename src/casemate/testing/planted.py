@@ -59,11 +59,15 @@ class PlantedDefence:
 
 @dataclass(frozen=True)
 class PlantedAttack:
-    """An attack with a fault, and the checks that must find it on a classifier which `PGD` breaks."""
+    """An attack with a fault, and the checks that must find it on a classifier which `PGD` breaks.
+
+    `against` is what to plant in that classifier first, where the fault does not show on it as it is.
+    """
 
     name: str
     attack: Attack
     trips: tuple[str, ...]
+    against: Callable[[nn.Module], nn.Module] | None = None
 
 
 def quantised(classifier: nn.Module) -> nn.Module:
@@ -113,11 +117,12 @@ def noisy(classifier: nn.Module) -> nn.Module:
 
 
 def thermometer(classifier: nn.Module) -> nn.Module:
-    """Pixel values become 16 switches each, which have no gradient, and are decoded again to the middle of their bin.
+    """Pixel values become 16 switches each, which have no gradient, and are decoded again as the share that is thrown.
 
     So that the twin can stand behind the code without training, where a network trained on codes would have no twin: it
-    sees an image of 17 levels, within 1/32 of what came (black stays black). Conversely an image of those levels is its
-    own decoding: what breaks the twin there breaks the planted one.
+    sees an image of the levels k / 16, each value rounded up by less than 1/16. Conversely an image of those levels is
+    its own decoding: what breaks the twin there breaks the planted one. The decoding is linear, for it must hide
+    nothing by itself.
     """
     n_levels = 16
     return nn.Sequential(_Undeclared(Thermometer(n_levels)), _Decoded(n_levels), classifier)
@@ -160,7 +165,7 @@ PLANTED_DEFENCES: tuple[PlantedDefence, ...] = (
     PlantedDefence("zero gradient", zero_gradient, ("G2", "G3", "G4", "G7", "G8", "I1"), "BPDA"),
     PlantedDefence("flipped gradient", flipped_gradient, ("G2", "G3", "G4", "G8"), "BPDA"),
     PlantedDefence("input noise", noisy, ("G10",), "EOT", moves=None),
-    PlantedDefence("thermometer code", thermometer, ("G7", "I1"), "BPDA through the ramp", moves=1 / 32),
+    PlantedDefence("thermometer code", thermometer, ("G7", "I1"), "BPDA through the ramp", moves=1 / 16),
     PlantedDefence("activation pruning", pruned, ("G10",), "BPDA and EOT", moves=None),
     PlantedDefence("jumps", jump, ("G8", "BIN"), "smoothed gradients, or BPDA", moves=1 / N_CELLS),
     PlantedDefence("inner gradient loop", purified, ("G7", "G11", "I1"), "BPDA over the loop"),
@@ -169,7 +174,11 @@ PLANTED_DEFENCES: tuple[PlantedDefence, ...] = (
 
 @dataclass(frozen=True)
 class LastIterate:
-    """PGD on the cross-entropy that returns where it ends, and not the worst point it has met."""
+    """PGD on the cross-entropy that returns where it ends, and not the worst point it has met.
+
+    Where the gradient is sound the two are the same, for ascent does not leave what it has broken. Where it misleads
+    they are not: on `flipped_gradient` whatever is misclassified on the way comes back classified right.
+    """
 
     n_steps: int = 40
 
@@ -207,7 +216,7 @@ class Inert:
 
 
 PLANTED_ATTACKS: tuple[PlantedAttack, ...] = (
-    PlantedAttack("last iterate", LastIterate(), ("I3",)),
+    PlantedAttack("last iterate", LastIterate(), ("I3",), against=flipped_gradient),
     PlantedAttack("steps of eps / 1000", TinySteps(), ("G6", "I4", "BIN")),
     PlantedAttack("inert", Inert(), ("G13",)),
 )
@@ -236,15 +245,14 @@ class _Rounded(nn.Module):
 
 
 class _Decoded(nn.Module):
-    """Thermometer planes back to images: the middle of the bin, and 0 where no switch is thrown."""
+    """Thermometer planes back to images: the mean of the switches of a channel."""
 
     def __init__(self, n_levels: int) -> None:
         super().__init__()
         self.n_levels = n_levels
 
     def forward(self, planes: Tensor) -> Tensor:
-        thrown = planes.unflatten(1, (-1, self.n_levels)).sum(dim=2)
-        return (thrown - 0.5).clamp(min=0) / self.n_levels
+        return planes.unflatten(1, (-1, self.n_levels)).mean(dim=2)
 
 
 class _Times(nn.Module):
