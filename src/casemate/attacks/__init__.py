@@ -3,11 +3,13 @@
 from casemate.attacks.apgd import APGD as APGD
 from casemate.attacks.boundary import Boundary as Boundary
 from casemate.attacks.boundary import distance_path as distance_path
+from casemate.attacks.cw import CarliniWagner as CarliniWagner
 from casemate.attacks.ddn import DDN as DDN
 from casemate.attacks.evaluate import Outcome as Outcome
 from casemate.attacks.evaluate import evaluate as evaluate
 from casemate.attacks.fab import FAB as FAB
 from casemate.attacks.fgsm import FGSM as FGSM
+from casemate.attacks.fmn import FMN as FMN
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.nearest import MinimumNorm as MinimumNorm
 from casemate.attacks.nearest import Nearest as Nearest

@@ -1,13 +1,12 @@
 """DDN, decoupled direction and norm (Rony et al. 2019, arXiv:1811.09600): minimum l2 distance by gradients."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from casemate import rng
 from casemate.attacks.direction import or_random
-from casemate.attacks.nearest import Nearest, Search
+from casemate.attacks.nearest import Nearest, Search, annealed
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels, cross_entropy
@@ -62,17 +61,14 @@ class DDN:
             if not len(at):
                 break
             step_keys = rng.fold(keys[at], step)
-            gradient, wrong = search.gradient(x_adv[at], at, cross_entropy, step_keys)
+            gradient, wrong, _ = search.gradient(x_adv[at], at, cross_entropy, step_keys)
             factor = torch.where(wrong, 1 - self.gamma, 1 + self.gamma).double()
             norm[at] = torch.minimum(norm[at] * factor, longest[at])
-            change = x_adv[at] - x[at] + self._step_size(step) * threat.ascent(or_random(gradient, step_keys), gradient)
+            step_size = annealed(FIRST_STEP, LAST_STEP, step, self.n_steps)
+            change = x_adv[at] - x[at] + step_size * threat.ascent(or_random(gradient, step_keys), gradient)
             length = change.flatten(1).double().norm(dim=1).clamp(min=1e-12)
             change = change * (norm[at] / length).float().view(-1, 1, 1, 1)
             x_adv[at] = (x[at] + change).clamp_(0, 1)
         at = search.index
         search.ask(x_adv[at], at)
         return search
-
-    def _step_size(self, step: int) -> float:
-        cosine = (1 + math.cos(math.pi * step / self.n_steps)) / 2
-        return LAST_STEP + (FIRST_STEP - LAST_STEP) * cosine

@@ -1,5 +1,6 @@
 """Minimum-norm attacks: what they return, and the book-keeping of a search for the nearest wrong points."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -116,10 +117,15 @@ class Search:
             self._keep(points, at, owner, found.masked_fill(found.isnan(), -torch.inf))
         return logits
 
-    def gradient(self, points: Images, at: Index, loss: Loss, keys: rng.Keys) -> tuple[Images, Bool[Tensor, "some"]]:
-        """The gradient of `loss` at one point for each of the images `at`, and whether that point is wrong."""
+    def gradient(
+        self, points: Images, at: Index, loss: Loss, keys: rng.Keys
+    ) -> tuple[Images, Bool[Tensor, "some"], Logits]:
+        """The gradient of `loss` at one point for each of the images `at`, whether that point is wrong, and the logits.
+
+        The logits are those of the search, which may be in low precision.
+        """
         gradient, logits = self.engine.gradient(points, self.y[at], loss, keys=keys)
-        return gradient, self.note(points, at, logits)
+        return gradient, self.note(points, at, logits), logits
 
     def note(self, points: Images, at: Index, logits: Logits) -> Bool[Tensor, "some"]:
         """Keep what came with a gradient at one point for each of the images `at`: whether that point is wrong.
@@ -164,6 +170,11 @@ class Search:
             legal = self.threat.contains(points, self.x[owner])
             _replace(self._legal, self._shortfall, points, at, (-found).masked_fill(~legal, torch.inf))
             self._open[at] &= self._shortfall[at] >= 0
+
+
+def annealed(first: float, last: float, step: int, n_steps: int) -> float:
+    """The value at `step` of `n_steps` on half a cosine from `first` to `last`, which step `n_steps` would have."""
+    return last + (first - last) * (1 + math.cos(math.pi * step / n_steps)) / 2
 
 
 def _replace(
