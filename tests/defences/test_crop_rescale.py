@@ -90,6 +90,13 @@ def test_an_engine_takes_the_ensemble_image_by_image() -> None:
     assert not torch.equal(engine.logits(x, keys=rng.image_keys(1, torch.arange(20))), logits)
 
 
+def test_the_ensemble_averages_in_float32_what_was_found_in_bfloat16() -> None:
+    answer = drawn(CropEnsemble(network(12), 7).bfloat16(), torch.rand(6, 1, 12, 12).bfloat16())
+    # In bfloat16 the logarithms would be rounded to 1/128 and more.
+    assert answer.dtype == torch.float32
+    assert torch.allclose(answer.logsumexp(dim=1), torch.zeros(6), atol=1e-6)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
 def test_parts_that_are_none_are_refused(fraction: float) -> None:
     with pytest.raises(CasemateError, match="fraction is above 0 and below 1"):

@@ -73,7 +73,7 @@ class CropEnsemble(nn.Module):
         answers = []
         for draw in range(self.n_crops):
             with rng.drawing_from(rng.fold(keys, draw)):
-                answers.append(self.classifier(self.crop(x)).log_softmax(dim=1))
+                answers.append(self.classifier(self.crop(x)).float().log_softmax(dim=1))
         return torch.stack(answers).logsumexp(dim=0) - math.log(self.n_crops)
 
     def extra_repr(self) -> str:
