@@ -19,6 +19,7 @@ from casemate.attacks.pgd import loss_path as loss_path
 from casemate.attacks.pgd import maximise as maximise
 from casemate.attacks.random_points import RandomPoints as RandomPoints
 from casemate.attacks.spsa import SPSA as SPSA
+from casemate.attacks.square import Square as Square
 from casemate.attacks.standing import Attack as Attack
 from casemate.attacks.transfer import Transfer as Transfer
 from casemate.attacks.worst import MultiTarget as MultiTarget
