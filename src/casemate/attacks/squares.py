@@ -93,9 +93,9 @@ class BumpSquares:
     mass, takes that of the window to empty and its part of what is not spent yet, and adds the bump, with a sign of
     its own, to the direction of the change in it.
 
-    Two things are not as in the paper. The window to empty lies around a value drawn by its share of the mass, for in
-    a uniformly drawn window there is often nothing to take, and the query is wasted. And what the box cuts off the
-    change in a window is made up for by the rest of it.
+    Two things are not as in the paper. The window to empty lies around a pixel drawn by its share of the mass, for a
+    window drawn anywhere often holds little to take, and then the query is about next to the same image. And what the
+    box cuts off the change in a window is made up for by the rest of it.
 
     In l1 Croce & Hein 2021 (their code for the l1 version) let the rings decay faster and fill the window with more
     than its due, the number of channels times as much, and project, so that all values pay for it alike and the small
