@@ -43,6 +43,11 @@ def test_the_published_schedule_for_discontinuous_classifiers() -> None:
     assert (DISCONTINUOUS.sigma, DISCONTINUOUS.step_size, DISCONTINUOUS.loss) == (8 / 255, 0.01, "margin")
 
 
+def test_default_step_size() -> None:
+    assert NES(n_steps=100).step_size_for(Linf(0.3)) == pytest.approx(0.03)
+    assert NES(n_steps=100, step_size=0.01).step_size_for(Linf(0.3)) == 0.01
+
+
 def test_a_schedule_is_what_is_asked() -> None:
     engine = Asked(models.Linear(SHAPE, bias=100.0))
     attack = NES(n_steps=5, n_samples=((0, 4), (2, 10), (4, 130)))

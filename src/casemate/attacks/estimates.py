@@ -52,7 +52,7 @@ def estimate(
     """The gradient of `loss` at each of `x_adv` [n, C, H, W], from the logits at `n_samples` points around it.
 
     With directions u_s, s = 1 ... S = n_samples / 2, it is 1 / (2 sigma S) sum_s [l(x + sigma u_s) - l(x - sigma u_s)]
-    u_s (antithetic sampling: Salimans et al. 2017, section 2; Ilyas et al. 2018, algorithm 1).
+    u_s (antithetic sampling; Ilyas et al. 2018, algorithm 1).
 
     A classifier is defined on images, and a defence may round, clip or refuse what is none, so each point is clipped to
     the box; a pixel at a face of the box then moves in one of the two points only, which would halve its slope, so the

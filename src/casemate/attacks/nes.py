@@ -1,10 +1,10 @@
 """NES (Ilyas et al. 2018, arXiv:1804.08598): gradient steps by natural evolution strategies, from scores alone."""
 
+import math
 from dataclasses import dataclass
 
 from casemate import rng
 from casemate.attacks.estimates import check_settings, climb
-from casemate.attacks.pgd import PGD
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels, by_name
@@ -19,7 +19,8 @@ class NES:
 
     The estimate is that of `casemate.attacks.estimates.estimate` from `n_samples` points in Gaussian directions: that
     of the loss averaged over Gaussian noise of standard deviation `sigma`, which has one where the loss has none.
-    `step_size` is in the units of eps; None is that of `PGD`. `loss` is a name in `casemate.losses`.
+    `step_size` is in the units of eps; None is eps / sqrt(n_steps), with which a random walk, for that is what steps
+    along poor estimates nearly are, crosses the ball once. `loss` is a name in `casemate.losses`.
 
     The settings of the authors' code for linf 0.05 on ImageNet are `NES(n_steps=200, step_size=0.01,
     loss="cross-entropy")`, 10,000 queries; their momentum and their search for step sizes are left out.
@@ -48,7 +49,7 @@ class NES:
         )  # fmt: skip
 
     def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
-        step_size = PGD(n_steps=self.n_steps, step_size=self.step_size).step_size_for(threat)
+        step_size = self.step_size_for(threat)
         return climb(
             model,
             x,
@@ -62,6 +63,9 @@ class NES:
             n_samples=[self.n_samples_at(step) for step in range(self.n_steps)],
             move=lambda x_adv, gradient, at: x_adv + step_size * threat.ascent(gradient, x_adv),
         )
+
+    def step_size_for(self, threat: Threat) -> float:
+        return threat.eps / math.sqrt(self.n_steps) if self.step_size is None else self.step_size
 
     def n_samples_at(self, step: int) -> int:
         """The points asked about in step 0, 1, ..."""

@@ -21,7 +21,7 @@ MEAN_DECAY, SQUARE_DECAY, SMALLEST = 0.9, 0.999, 1e-8
 
 @dataclass(frozen=True)
 class SPSA:
-    """Steps of Adam along an estimate of the gradient, each projected, from a random point (algorithm 1).
+    """Steps of Adam along an estimate of the gradient, each projected, from a random point of the threat model.
 
     The estimate is that of `casemate.attacks.estimates.estimate` from `n_samples` points, half of them a Rademacher
     direction times `sigma` away from the current point and the others opposite (simultaneous perturbation: Spall 1992).
@@ -31,7 +31,8 @@ class SPSA:
     `loss` is a name in `casemate.losses`; the paper's is the margin.
 
     The threat model is `Linf`, as in the paper: the better the estimate, the more Adam's step is its sign alone, which
-    leads past the best point of an l2 or l1 ball (15% short of it in l2 on a linear model with heavy-tailed weights).
+    leads past the best point of an l2 or l1 ball: with 1,000 samples on a linear model with heavy-tailed weights the
+    loss grew by 85% of what was to be had in l2, by 92% with 128.
 
     Cost for an image that resists: n_steps (n_samples + 1) + 1 forward passes, 25,701 by default; no gradient.
     """
