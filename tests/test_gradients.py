@@ -274,6 +274,20 @@ def test_gradient_of_a_randomised_classifier_is_the_mean_over_its_draws() -> Non
     assert torch.allclose(logits, expected, atol=1e-3)
 
 
+def test_a_classifier_in_numpy_has_logits_but_no_gradient() -> None:
+    class Numpy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            grey = x.numpy().mean(axis=(1, 2, 3))
+            return torch.stack([torch.from_numpy(1 - grey), torch.from_numpy(grey)], dim=1) - 3
+
+    x, y = batch(40)
+    engine = Engine(Numpy())
+    grey = x.mean(dim=(1, 2, 3))
+    assert torch.allclose(engine.logits(x), torch.stack([1 - grey, grey], dim=1) - 3, atol=1e-6)
+    with pytest.raises(RuntimeError, match="numpy"):
+        engine.gradient(x, 0 * y, margin)
+
+
 def test_draws_are_counted_once_and_a_classifier_without_noise_has_one() -> None:
     x, y = batch(40)
     quiet, noisy = models.Linear(SHAPE), nn.Sequential(Scaled(), models.Linear(SHAPE))

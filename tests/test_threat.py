@@ -6,6 +6,7 @@ Images are 1 x 1 x n here, so that a test case is a list of numbers.
 import math
 import warnings
 from fractions import Fraction
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from casemate import rng
 from casemate.errors import CasemateError
-from casemate.threat import L1, L2, ROUNDING, Linf, Threat, parse
+from casemate.threat import L1, L2, ROUNDING, Linf, Threat, parse, with_eps
 
 NORMS = (Linf, L2, L1)
 # Each value is rounded to float32 and may then move one float towards x; `Linf` gives away a little more.
@@ -328,3 +329,9 @@ def test_threat_models_are_values() -> None:
     assert isinstance(Linf(0.3), Threat)
     with pytest.raises(AttributeError):
         Linf(0.3).eps = 0.4  # type: ignore[misc]
+
+
+def test_another_budget_of_the_same_norm() -> None:
+    assert [with_eps(threat, 0.5) for threat in (Linf(1), L2(1), L1(1))] == [Linf(0.5), L2(0.5), L1(0.5)]
+    with pytest.raises(CasemateError, match="has no other budgets: its norm is none of linf, l2, l1"):
+        with_eps(Mock(spec=Threat), 0.5)

@@ -228,7 +228,9 @@ def _choose_batch_size(model: nn.Module, x: Images) -> int:
     # Keys of their own, so that a stochastic layer leaves the global random state alone.
     draws = rng.drawing_from(torch.zeros(1, dtype=torch.int64, device=x.device))
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with evaluating(model), torch.enable_grad(), draws, hooks:
+    # A classifier that computes outside of autograd, in numpy say, refuses a tensor with a gradient. What else may be
+    # wrong with it the pass itself will say.
+    with evaluating(model), torch.enable_grad(), draws, hooks, contextlib.suppress(RuntimeError):
         model(probe.clone())
     budget = CPU_WORKING_SET
     if x.device.type == "cuda":

@@ -11,7 +11,7 @@ eps + n 2^-24 for l1, with n the number of values in an image. The box has no sl
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -205,6 +205,13 @@ class L1:
 
 
 NORMS: dict[str, type[Linf] | type[L2] | type[L1]] = {"linf": Linf, "l2": L2, "l1": L1}
+
+
+def with_eps(threat: Threat, eps: float) -> Linf | L2 | L1:
+    """The threat model of the same norm with another budget; raises `CasemateError` where it has none of `NORMS`."""
+    if not isinstance(threat, (Linf, L2, L1)):
+        raise CasemateError(f"{threat} has no other budgets: its norm is none of {', '.join(NORMS)}")
+    return replace(threat, eps=eps)
 
 
 def parse(text: str) -> Linf | L2 | L1:

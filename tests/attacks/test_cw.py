@@ -79,20 +79,6 @@ def test_the_slope_is_that_of_the_whole_loss() -> None:
     assert (error <= 1e-5 * expected.flatten(1).norm(dim=1)).all()
 
 
-def test_adam_moves_those_that_are_left_as_they_would_move_alone() -> None:
-    moved, alone = models.images(2, SHAPE), [image.clone().requires_grad_() for image in models.images(2, SHAPE)]
-    ours, theirs = cw._Adam(moved, 0.05), [torch.optim.Adam([image], lr=0.05) for image in alone]
-    for step in range(8):
-        # The first image leaves halfway.
-        at = torch.arange(2) if step < 4 else torch.tensor([1])
-        gradient = 10.0 ** (step - 6) * rng.normal(keys(2, seed=step), SHAPE)
-        moved[at] -= ours.step(gradient[at], at, step)
-        for image in at.tolist():
-            alone[image].grad = gradient[image].clone()
-            theirs[image].step()
-    assert torch.allclose(moved, torch.stack(alone).detach(), atol=1e-6)
-
-
 def test_c_of_every_image_is_searched_as_by_the_authors() -> None:
     # All ways in which nine descents can end, one an image.
     endings = list(itertools.product([False, True], repeat=9))

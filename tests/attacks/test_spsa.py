@@ -1,14 +1,13 @@
-"""SPSA against closed forms, and its Adam against that of torch."""
+"""SPSA against closed forms."""
 
 import math
 
 import pytest
-import torch
 from attack_toys import SHAPE, keys, zeros
 
-from casemate import L1, L2, Linf, rng
+from casemate import L1, L2, Linf
 from casemate.attacks import SPSA
-from casemate.attacks.spsa import Adam, rademacher
+from casemate.attacks.spsa import rademacher
 from casemate.errors import CasemateError
 from casemate.losses import margin
 from casemate.testing import check_attack, models
@@ -30,22 +29,6 @@ def test_breaks_what_the_closed_form_says_can_be_broken() -> None:
     assert not broken[beyond].any()
     assert within.sum() >= 8
     assert beyond.sum() >= 8
-
-
-def test_steps_are_those_of_adam_for_images_that_stay_and_leave() -> None:
-    x = models.images(3, SHAPE)
-    mine, adam = x.clone(), Adam(x)
-    theirs = [image.clone().requires_grad_() for image in x]
-    optimisers = [torch.optim.Adam([image], lr=0.01, maximize=True) for image in theirs]
-    for step in range(12):
-        at = torch.tensor([0, 2]) if step >= 5 else torch.arange(3)
-        gradient = rng.normal(rng.fold(keys(3), step), SHAPE) * torch.tensor([1e-3, 1.0, 50.0]).view(-1, 1, 1, 1)
-        mine[at] += 0.01 * adam.direction(gradient[at], at)
-        for image in at.tolist():
-            theirs[image].grad = gradient[image]
-            optimisers[image].step()
-    for image in range(3):
-        assert torch.allclose(mine[image], theirs[image], atol=1e-6)
 
 
 def test_directions_are_fair_signs() -> None:

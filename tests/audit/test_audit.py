@@ -8,10 +8,12 @@ import torch
 from audit_toys import STAGES, THREAT, Moves, Noise, assert_same_run, convolutional, dataset, images, linear
 from torch import nn
 
+from casemate import gradients
 from casemate.attacks import PGD, Transfer
 from casemate.audit import Stage, Store, audit, check
 from casemate.audit.manifest import settings
 from casemate.errors import CasemateError
+from casemate.testing.models import Noisy
 from casemate.threat import Linf
 
 
@@ -176,6 +178,25 @@ def test_a_resume_with_other_settings_is_refused_by_naming_one(model, data, quie
     data = chosen.pop("data", lambda data: data)(data)
     with pytest.raises(CasemateError, match=f"cannot be resumed: .*{complaint}"):
         again(model, data, quiet, **chosen)
+
+
+def test_the_draws_of_a_randomised_classifier_are_measured_once_and_kept_by_a_resume(model, data, tmp_path):
+    noisy = nn.Sequential(Noisy(sigma=0.5), model)
+    audit(noisy, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False)
+    draws = Store(tmp_path).manifest()["draws"]
+    assert draws >= 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradients, "enough_draws", lambda gradient: pytest.fail("measured again"))
+        audit(noisy, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, resume=True)
+    assert Store(tmp_path).manifest()["draws"] == draws
+
+
+def test_an_audit_from_before_draws_were_counted_can_be_resumed(model, data, tmp_path):
+    audit(model, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False)
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    assert manifest.pop("draws") is None
+    (tmp_path / "run.json").write_text(json.dumps(manifest))
+    audit(model, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, resume=True)
 
 
 def with_nan_weight():

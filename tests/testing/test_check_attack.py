@@ -14,6 +14,7 @@ from casemate.errors import CasemateError
 from casemate.gradients import engine_for, evaluating
 from casemate.losses import cross_entropy, margin
 from casemate.testing import ConformanceError, check_attack
+from casemate.testing.planted import Inert
 from casemate.threat import Threat
 
 
@@ -240,3 +241,8 @@ def test_the_attack_that_the_faults_depart_from_conforms() -> None:
 def test_every_planted_fault_is_caught_and_named(fault: str) -> None:
     with pytest.raises(ConformanceError, match=EXPECTED[fault]):
         check_attack(Plain(fault=fault))
+
+
+def test_an_attack_that_never_asks_the_classifier_is_told_so() -> None:
+    with pytest.raises(ConformanceError, match="never asked the classifier"):
+        check_attack(Inert())

@@ -7,7 +7,7 @@ from casemate import rng
 from casemate.attacks.apgd_momentum import MomentumPath
 from casemate.attacks.apgd_path import Path
 from casemate.attacks.apgd_sparse import SparsePath
-from casemate.attacks.pgd import ranked_class
+from casemate.attacks.pgd import check_goal, ranked_class
 from casemate.attacks.standing import Standing, excess
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
@@ -37,9 +37,7 @@ class APGD:
     def __post_init__(self) -> None:
         if self.n_steps < 1:
             raise CasemateError(f"APGD needs at least 1 step, not {self.n_steps}")
-        if self.target_rank is not None and self.target_rank < 1:
-            raise CasemateError(f"target_rank counts wrong classes from 1, so {self.target_rank} is not one")
-        by_name(self.loss)
+        check_goal(self.loss, self.target_rank)
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate import rng
 from casemate.attacks.decisions import approach, begin
-from casemate.attacks.nearest import Index, Nearest, Search
+from casemate.attacks.nearest import Index, NearestAttack, Search
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels
@@ -33,7 +33,7 @@ Sizes = Float32[Tensor, "some"]
 
 
 @dataclass(frozen=True)
-class Boundary:
+class Boundary(NearestAttack):
     """Find near misclassified points in l2 by whether a point is misclassified, and nothing else.
 
     From a misclassified point that noise leads to (`casemate.attacks.decisions.begin`, the nearest of `n_starts`
@@ -65,14 +65,6 @@ class Boundary:
         for name, size in (("spherical", self.spherical_step), ("source", self.source_step)):
             if not 0 < size < 1:
                 raise CasemateError(f"the {name} step of Boundary is a share of the distance in (0, 1), not {size}")
-
-    def nearest(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
-    ) -> Nearest:
-        return self._searched(model, x, y, threat, keys, stop_inside).result()
-
-    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
-        return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
 
     def _searched(
         self,

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from casemate import rng
-from casemate.attacks.nearest import Index, Nearest, Search
+from casemate.attacks.adam import Adam
+from casemate.attacks.nearest import NearestAttack, Search
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels, margin
@@ -19,14 +20,12 @@ from casemate.threat import Images, Threat
 WITHIN = 0.999999
 PROGRESS = 0.9999
 N_CHECKS = 10
-# Adam's own defaults, which the authors keep.
-BETA_1, BETA_2, TINY = 0.9, 0.999, 1e-8
 
 Cs = Float64[Tensor, "images"]
 
 
 @dataclass(frozen=True)
-class CarliniWagner:
+class CarliniWagner(NearestAttack):
     """Find near misclassified points in l2: Adam on the squared distance plus c times what the margin lacks.
 
     With x_adv = (tanh(w) + 1) / 2, which keeps the box, each of `n_search_steps` descents takes up to `n_steps` steps
@@ -60,14 +59,6 @@ class CarliniWagner:
         if not 0 <= self.kappa < math.inf:
             raise CasemateError(f"kappa of CarliniWagner is a margin of at least 0, not {self.kappa}")
 
-    def nearest(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
-    ) -> Nearest:
-        return self._searched(model, x, y, threat, keys, stop_inside).result()
-
-    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
-        return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
-
     def _searched(
         self, model: Classifier, x: Images, y: Labels, threat: Threat, keys: rng.Keys, stop_inside: bool
     ) -> Search:
@@ -82,7 +73,7 @@ class CarliniWagner:
     def _descend(self, search: Search, c: Cs, keys: rng.Keys) -> Bool[Tensor, "batch"]:
         """One descent of each image at its c, and whether it met a misclassified point of margin `kappa`."""
         w = _to_w(search.x)
-        adam = _Adam(w, self.learning_rate)
+        adam = Adam(w)
         reached = torch.zeros_like(search.y, dtype=torch.bool)
         falling = torch.ones_like(reached)
         least = torch.full_like(c, torch.inf)
@@ -104,7 +95,8 @@ class CarliniWagner:
             if step % check_every == 0:
                 falling[at] = least[at] <= PROGRESS * checked[at]
                 checked[at] = least[at]
-            w[at] -= adam.step(_slope(x_adv, x, gradient, c[at].masked_fill(there, 0)), at, step)
+            slope = _slope(x_adv, x, gradient, c[at].masked_fill(there, 0))
+            w[at] -= self.learning_rate * adam.direction(slope, at)
         return reached
 
 
@@ -125,19 +117,3 @@ def _to_image(w: Images) -> Images:
 def _slope(x_adv: Images, x: Images, gradient: Images, c: Cs) -> Images:
     """The gradient with respect to w of |x_adv - x|^2 - c margin, from that of the margin with respect to x_adv."""
     return 2 * x_adv * (1 - x_adv) * (2 * (x_adv - x) - c.float().view(-1, 1, 1, 1) * gradient)
-
-
-class _Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1) on images of which any number may have left."""
-
-    def __init__(self, images: Images, learning_rate: float) -> None:
-        self._mean, self._square = torch.zeros_like(images), torch.zeros_like(images)
-        self._learning_rate = learning_rate
-
-    def step(self, gradient: Images, at: Index, n_before: int) -> Images:
-        """What to take off the images `at`, each of which has been moved `n_before` times."""
-        mean = self._mean[at].lerp_(gradient, 1 - BETA_1)
-        square = self._square[at].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
-        self._mean[at], self._square[at] = mean, square
-        mean, square = mean / (1 - BETA_1 ** (n_before + 1)), square / (1 - BETA_2 ** (n_before + 1))
-        return self._learning_rate * mean / (square.sqrt_() + TINY)

@@ -6,7 +6,7 @@ import torch
 
 from casemate import rng
 from casemate.attacks.direction import or_random
-from casemate.attacks.nearest import Nearest, Search, annealed
+from casemate.attacks.nearest import NearestAttack, Search, annealed
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels, cross_entropy
@@ -18,7 +18,7 @@ FIRST_STEP, LAST_STEP = 1.0, 0.01
 
 
 @dataclass(frozen=True)
-class DDN:
+class DDN(NearestAttack):
     """Find near misclassified points in l2: the gradient turns the change, and the last answer sets its norm.
 
     Each of `n_steps` steps adds a step along the normalised gradient of the cross-entropy, from 1 down to 0.01 by a
@@ -39,14 +39,6 @@ class DDN:
             raise CasemateError(f"DDN needs at least 1 step, not {self.n_steps}")
         if not 0 < self.gamma < 1:
             raise CasemateError(f"gamma of DDN is the share by which the norm changes, in (0, 1), not {self.gamma}")
-
-    def nearest(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
-    ) -> Nearest:
-        return self._searched(model, x, y, threat, keys, stop_inside).result()
-
-    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
-        return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
 
     def _searched(
         self, model: Classifier, x: Images, y: Labels, threat: Threat, keys: rng.Keys, stop_inside: bool

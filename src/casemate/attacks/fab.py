@@ -8,7 +8,7 @@ from torch import Tensor
 
 from casemate import rng
 from casemate.attacks.hyperplane import change_to_hyperplane
-from casemate.attacks.nearest import Nearest, Search
+from casemate.attacks.nearest import NearestAttack, Search
 from casemate.attacks.pgd import ranked_class
 from casemate.attacks.standing import excess
 from casemate.errors import CasemateError
@@ -23,7 +23,7 @@ FINAL_STEPS, FINAL_SHARE = 3, 0.99
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(NearestAttack):
     """Find near misclassified points in linf, l2 or l1 on the linearised boundary to one wrong class after another.
 
     This is the targeted form, FAB-T, which AutoAttack uses (Croce & Hein 2020, arXiv:2003.01690): it costs one gradient
@@ -58,14 +58,6 @@ class FAB:
             raise CasemateError(f"eta of FAB is how far past the hyperplane it steps, 1 or more, not {self.eta}")
         if not 0 < self.beta < 1:
             raise CasemateError(f"beta of FAB is the share of the change that it keeps, in (0, 1), not {self.beta}")
-
-    def nearest(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
-    ) -> Nearest:
-        return self._searched(model, x, y, threat, keys, stop_inside).result()
-
-    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
-        return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
 
     def _searched(
         self, model: Classifier, x: Images, y: Labels, threat: Threat, keys: rng.Keys, stop_inside: bool

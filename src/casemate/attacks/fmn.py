@@ -7,7 +7,7 @@ import torch
 
 from casemate import rng
 from casemate.attacks.direction import or_random
-from casemate.attacks.nearest import Nearest, Search, annealed
+from casemate.attacks.nearest import NearestAttack, Search, annealed
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels, Logits, margin
@@ -19,7 +19,7 @@ LAST_GAMMA = 0.001
 
 
 @dataclass(frozen=True)
-class FMN:
+class FMN(NearestAttack):
     """Find near misclassified points in linf, l2 or l1: steps of the gradient within a ball that follows the boundary.
 
     Each of `n_steps` steps adds `step_size` times the gradient of the margin loss, of unit l2 norm, to the change, and
@@ -46,14 +46,6 @@ class FMN:
             raise CasemateError(f"the step size of FMN is a positive l2 norm, not {self.step_size}")
         if not 0 < self.gamma < 1:
             raise CasemateError(f"gamma of FMN is the share by which eps changes, in (0, 1), not {self.gamma}")
-
-    def nearest(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
-    ) -> Nearest:
-        return self._searched(model, x, y, threat, keys, stop_inside).result()
-
-    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
-        return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
 
     def _searched(
         self, model: Classifier, x: Images, y: Labels, threat: Threat, keys: rng.Keys, stop_inside: bool

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate import rng
 from casemate.attacks.decisions import begin, to_boundary
-from casemate.attacks.nearest import Index, Nearest, Search
+from casemate.attacks.nearest import Index, NearestAttack, Search
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels
@@ -23,7 +23,7 @@ MOST_HALVINGS = 24
 
 
 @dataclass(frozen=True)
-class HopSkipJump:
+class HopSkipJump(NearestAttack):
     """Find near misclassified points in l2 or linf by whether a point is misclassified, and nothing else.
 
     Algorithm 2 of the paper, from a misclassified point that noise leads to (`casemate.attacks.decisions.begin`). Each
@@ -49,14 +49,6 @@ class HopSkipJump:
         for name, count in {**counts, "query": self.n_queries}.items():
             if count is not None and count < 1:
                 raise CasemateError(f"HopSkipJump needs at least 1 {name}, not {count}")
-
-    def nearest(
-        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
-    ) -> Nearest:
-        return self._searched(model, x, y, threat, keys, stop_inside).result()
-
-    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
-        return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
 
     def _searched(
         self, model: Classifier, x: Images, y: Labels, threat: Threat, keys: rng.Keys, stop_inside: bool

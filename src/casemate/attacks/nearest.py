@@ -1,6 +1,7 @@
 """Minimum-norm attacks: what they return, and the book-keeping of a search for the nearest wrong points."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -47,6 +48,24 @@ class MinimumNorm(Protocol):
     def nearest(
         self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
     ) -> Nearest: ...
+
+
+class NearestAttack(ABC):
+    """A `MinimumNorm` search that is an attack at the eps of the threat model, too."""
+
+    def nearest(
+        self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys, stop_inside: bool = False
+    ) -> Nearest:
+        return self._searched(model, x, y, threat, keys, stop_inside).result()
+
+    def __call__(self, model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: rng.Keys) -> Images:
+        return self._searched(model, x, y, threat, keys, stop_inside=True).inside()
+
+    @abstractmethod
+    def _searched(
+        self, model: Classifier, x: Images, y: Labels, threat: Threat, keys: rng.Keys, stop_inside: bool
+    ) -> "Search":
+        """The search, ended."""
 
 
 class Search:

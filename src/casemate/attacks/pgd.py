@@ -43,9 +43,7 @@ class PGD:
             raise CasemateError(f"PGD needs at least 1 step, not {self.n_steps}")
         if self.step_size is not None and not self.step_size > 0:
             raise CasemateError(f"the step size of PGD must be positive, not {self.step_size}")
-        if self.target_rank is not None and self.target_rank < 1:
-            raise CasemateError(f"target_rank counts wrong classes from 1, so {self.target_rank} is not one")
-        by_name(self.loss)
+        check_goal(self.loss, self.target_rank)
 
     def __call__(
         self,
@@ -131,6 +129,13 @@ def loss_path(model: Classifier, x: Images, y: Labels, threat: Threat, *, keys: 
         observe=lambda _, loss: values.append(loss),
     )
     return torch.stack(values)
+
+
+def check_goal(loss: str, target_rank: int | None) -> None:
+    """Refuse an unknown loss, and a rank that no wrong class has, with a `CasemateError`."""
+    by_name(loss)
+    if target_rank is not None and target_rank < 1:
+        raise CasemateError(f"target_rank counts wrong classes from 1, so {target_rank} is not one")
 
 
 def ranked_class(logits: Logits, y: Labels, rank: int) -> Labels:

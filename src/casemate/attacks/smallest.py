@@ -1,7 +1,7 @@
 """The smallest radius at which an attack breaks each image, by bisection: a minimum-norm search out of any attack."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int64
@@ -13,7 +13,7 @@ from casemate.classifier import check_batch
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier, engine_for
 from casemate.losses import Labels
-from casemate.threat import L1, L2, Distances, Images, Linf
+from casemate.threat import L1, L2, Distances, Images, Linf, with_eps
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def smallest(
         power = middle & -middle
         for radius in middle[power == power.max()].unique().tolist():
             tried = at[middle == radius]
-            ball = replace(threat, eps=threat.eps * (radius / n_radii))
+            ball = with_eps(threat, threat.eps * (radius / n_radii))
             draws = rng.fold(keys[tried], "radius", radius)
             x_adv = attack(engine, x[tried], y[tried], ball, keys=draws)
             wrong = excess(engine.logits(x_adv, keys=keys[tried]), y[tried]) > 0

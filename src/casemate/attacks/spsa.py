@@ -3,20 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
 from casemate import rng
+from casemate.attacks.adam import Adam
 from casemate.attacks.estimates import check_settings, climb
-from casemate.attacks.nearest import Index
 from casemate.errors import CasemateError
 from casemate.gradients import Classifier
 from casemate.losses import Labels, by_name
 from casemate.threat import Images, Linf, Threat
-
-# Kingma & Ba 2015, algorithm 1.
-MEAN_DECAY, SQUARE_DECAY, SMALLEST = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
@@ -71,20 +67,3 @@ class SPSA:
 def rademacher(keys: rng.Keys, shape: Sequence[int]) -> Float32[Tensor, "batch ..."]:
     """Independent signs, -1 or 1 with equal probability, for each image, float32 [batch, *shape]."""
     return 1 - 2 * (rng.uniform(keys, shape) < 0.5).float()
-
-
-class Adam:
-    """The moments of Kingma & Ba 2015 for the images of a batch that are still moved, all of them in every step."""
-
-    def __init__(self, x: Images) -> None:
-        self.mean, self.square = torch.zeros_like(x), torch.zeros_like(x)
-        self.n_steps = 0
-
-    def direction(self, gradient: Images, at: Index) -> Images:
-        """What the learning rate multiplies, for new gradients [n, C, H, W] of the images `at`."""
-        self.n_steps += 1
-        self.mean[at] = MEAN_DECAY * self.mean[at] + (1 - MEAN_DECAY) * gradient
-        self.square[at] = SQUARE_DECAY * self.square[at] + (1 - SQUARE_DECAY) * gradient.square()
-        mean = self.mean[at] / (1 - MEAN_DECAY**self.n_steps)
-        square = self.square[at] / (1 - SQUARE_DECAY**self.n_steps)
-        return mean / (square.sqrt() + SMALLEST)

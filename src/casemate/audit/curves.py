@@ -1,6 +1,5 @@
 """Two pictures of an audit: accuracy against eps, and the loss along many runs of PGD on the same images."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from casemate.audit.manifest import settings
 from casemate.audit.statistics import clopper_pearson
 from casemate.gradients import Engine
 from casemate.losses import Labels
-from casemate.threat import Images, Linf, Threat
+from casemate.threat import Images, Linf, Threat, with_eps
 
 MULTIPLES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5)
 MAX_IMAGES = 200
@@ -47,7 +46,7 @@ def accuracy_against_eps(
         if progress is not None:
             progress(stage.name, len(at))
         if len(at):
-            ball = dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
+            ball = with_eps(threat, eps)
             right[at] = ~attempt(engine, stage, x[at], y[at], index[at], ball, keys[at]).broke
         grid.append(eps)
         counts.append(int(right.sum()))

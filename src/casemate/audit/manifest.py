@@ -77,7 +77,7 @@ def describe_run(
         "preset": preset,
         "attacks": [{"name": stage.name, "settings": settings(stage.attack)} for stage in stages],
         "precision": engine.search_precision,
-        "draws": engine.draws,
+        "draws": engine.draws if engine.stochastic else None,
         "batch_size": batch_size,
         "device": str(device_of(engine.model)),
         "threads": torch.get_num_threads(),

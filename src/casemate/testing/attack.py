@@ -131,6 +131,7 @@ def _run_recorded(bench: _Bench, image: int) -> Images:
     at = slice(image, image + 1)
     x, y = bench.x[at], bench.y[at]
     x_adv = bench.run(at, model=Engine(recorded, precision="float32"))
+    require(bool(recorded.seen), f"{bench.who} never asked the classifier, so it cannot know what breaks it")
     asked = torch.cat([seen for seen in recorded.seen if seen.shape[1:] == x.shape[1:]])
     asked = asked[bench.threat.contains(asked, x.expand_as(asked))]
     best = float(margin(bench.engine.logits(asked), y.expand(len(asked))).max())

@@ -35,10 +35,12 @@ def test_the_planted_point_is_of_the_other_class_and_those_around_are_not() -> N
     one = module._one(some(1), 0)
     made = binarized(one, "head", 99)
     assert made is not None
-    inner = module.with_eps(one.threat, 0.95 * one.threat.eps)
+    points = module.around(one, 99)
+    distances = one.threat.measure(points, one.x.expand_as(points)) / one.threat.eps
+    assert len(points.unique(dim=0)) == 99
+    assert 0.9 < distances.max() <= 0.95
     with torch.no_grad():
-        around = torch.cat([one.x, *(inner.sample(one.x, rng.fold(one.keys, "inner", k)) for k in range(99))])
-        assert (made(around).argmax(dim=1) == 0).all()
+        assert (made(torch.cat([one.x, points])).argmax(dim=1) == 0).all()
         direction = rng.normal(rng.fold(one.keys, "rim"), one.x.shape[1:])
         rim = one.threat.project(one.x + one.threat.eps * direction.sign(), one.x)
         assert int(made(rim).argmax()) == 1

@@ -6,6 +6,7 @@ such a point may not claim that there is none on the classifier itself.
 """
 
 import copy
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float64
@@ -14,12 +15,11 @@ from torch import Tensor, nn
 
 from casemate import rng
 from casemate.attacks import Attack, RandomPoints
-from casemate.audit.symptoms.comparisons import with_eps
 from casemate.audit.symptoms.subject import Subject
 from casemate.audit.symptoms.symptom import Symptom
 from casemate.gradients import Engine, evaluating
 from casemate.losses import margin
-from casemate.threat import Images
+from casemate.threat import Images, with_eps
 
 # Section 3.2 and the authors' code: points around the image, and the share of eps within which they lie.
 N_INNER, INNER = 999, 0.95
@@ -50,7 +50,8 @@ def binarization(subject: Subject, attack: Attack, n_inner: int = N_INNER) -> Sy
         made = binarized(one, place, n_inner)
         if made is None:
             continue
-        two_classes = _with(one, Engine(made, precision=subject.engine.precision, draws=subject.engine.draws))
+        engine = Engine(made, precision=subject.engine.precision, draws=subject.engine.draws)
+        two_classes = replace(one, engine=engine)
         found.append(_falls(two_classes, attack, "attack"))
         easy.append(_falls(two_classes, RandomPoints(N_RANDOM), "random"))
     if not found:
@@ -67,11 +68,9 @@ def binarized(one: Subject, place: str, n_inner: int) -> nn.Module | None:
     boundary is as near as `CLOSENESS` says. The logits are (-s, s), s scaled to the range of the logits that the
     classifier gives the image.
     """
-    inner = with_eps(one.threat, INNER * one.threat.eps)
-    around = [inner.sample(one.x, rng.fold(one.keys, "inner", number)) for number in range(n_inner)]
     direction = rng.normal(rng.fold(one.keys, "rim"), one.x.shape[1:])
     rim = one.threat.project(one.x + one.threat.eps * one.threat.ascent(direction, one.x), one.x)
-    points = torch.cat([one.x, *around, rim])
+    points = torch.cat([one.x, around(one, n_inner), rim])
     features, logits = _features(one.engine.model, place, points, one.keys)
     separating = _separating(features)
     if separating is None:
@@ -88,6 +87,14 @@ def binarized(one: Subject, place: str, n_inner: int) -> nn.Module | None:
         layer.bias.copy_(scale / 2 * torch.stack([-bias, bias]))
     model.set_submodule(place, layer.to(device=one.x.device, dtype=logits.dtype))
     return model
+
+
+def around(one: Subject, n_points: int) -> Images:
+    """Points uniform in the threat model at 0.95 eps, [n_points, C, H, W]."""
+    inner = with_eps(one.threat, INNER * one.threat.eps)
+    # The number of a point is added before its key is mixed, as the generator itself counts.
+    keys = rng.fold(one.keys + torch.arange(n_points, device=one.keys.device), "inner")
+    return inner.sample(one.x.expand(n_points, -1, -1, -1), keys)
 
 
 def last_linear(model: nn.Module, x: Images) -> str | None:
@@ -160,11 +167,7 @@ def _falls(two_classes: Subject, attack: Attack, name: str) -> bool:
 
 def _one(subject: Subject, image: int) -> Subject:
     at = slice(image, image + 1)
-    return Subject(subject.engine, subject.x[at], torch.zeros_like(subject.y[at]), subject.threat, subject.keys[at])
-
-
-def _with(one: Subject, engine: Engine) -> Subject:
-    return Subject(engine, one.x, one.y, one.threat, one.keys)
+    return replace(subject, x=subject.x[at], y=torch.zeros_like(subject.y[at]), keys=subject.keys[at])
 
 
 def _verdict(n_found: int, n_easy: int, n: int) -> Symptom:

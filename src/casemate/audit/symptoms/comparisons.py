@@ -4,7 +4,7 @@ Each attack is run on the same images from the same keys, and what it breaks is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
@@ -16,7 +16,7 @@ from casemate.audit.symptoms.paired import Pair, compared, significant
 from casemate.audit.symptoms.subject import Subject
 from casemate.audit.symptoms.symptom import Status, Symptom
 from casemate.losses import margin
-from casemate.threat import L1, L2, Images, Linf, Threat
+from casemate.threat import L1, L2, Images, Linf, Threat, with_eps
 
 Broken = Bool[Tensor, "batch"]
 
@@ -97,11 +97,6 @@ def whole_box(threat: Threat, x: Images) -> Threat:
     n = x[0].numel()
     radius = {Linf: 1.0, L2: n**0.5, L1: float(n)}
     return with_eps(threat, next(eps for norm, eps in radius.items() if isinstance(threat, norm)))
-
-
-def with_eps(threat: Threat, eps: float) -> Threat:
-    assert isinstance(threat, (Linf, L2, L1)), f"{threat} has no other budgets"
-    return replace(threat, eps=eps)
 
 
 def budgets(subject: Subject, attack: Attack, n_classes: int) -> tuple[Symptom, dict[float, float]]:
