@@ -130,7 +130,7 @@ def test_the_judge_finds_what_an_audit_finds(monkeypatch, tmp_path):
     y[::5] = (y[::5] + 1) % 10
     data, threat = Dataset("toys", "test", x, y, tuple("0123456789")), Linf(0.003)
     found = _module("judge").judge(model, data, threat, seed=3)
-    bracket = audit(model, data, threat, run=tmp_path / "run", seed=3, curves=False).bracket
+    bracket = audit(model, data, threat, run=tmp_path / "run", seed=3, curves=False, diagnosis=False).bracket
     assert (found["clean_accuracy"], found["attacked_accuracy"]) == (19 / 24, bracket.attacked_accuracy)
     assert 0 < bracket.broken < 19
     assert found["interval"][1] == bracket.interval[1]

@@ -91,7 +91,17 @@ def test_a_foreign_model_is_audited_and_checked(place: Path) -> None:
 
 
 def test_a_changed_weights_file_fails_the_check(place: Path) -> None:
-    arguments = ("audit", "mine.py:network", "--weights", "mine.safetensors", *AUDIT, "--run", "run", "--no-curves")
+    arguments = (
+        "audit",
+        "mine.py:network",
+        "--weights",
+        "mine.safetensors",
+        *AUDIT,
+        "--run",
+        "run",
+        "--no-curves",
+        "--no-diagnosis",
+    )
     assert casemate(*arguments, cwd=place).returncode == 0
     other = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     safetensors.torch.save_file(other.state_dict(), place / "mine.safetensors")
@@ -101,7 +111,7 @@ def test_a_changed_weights_file_fails_the_check(place: Path) -> None:
 
 
 def test_require_sets_the_exit_status(place: Path) -> None:
-    arguments = ("audit", "mine.py:network", *AUDIT, "--no-curves")
+    arguments = ("audit", "mine.py:network", *AUDIT, "--no-curves", "--no-diagnosis")
     assert casemate(*arguments, "--run", "a", "--require", "0.99", cwd=place).returncode == 1
     assert casemate(*arguments, "--run", "b", "--require", "0", cwd=place).returncode == 0
 
@@ -170,7 +180,7 @@ def test_debug_shows_the_traceback(place: Path) -> None:
 
 
 def test_a_used_run_folder_is_refused_and_resume_accepts_it(place: Path) -> None:
-    arguments = ("audit", "mine.py:network", *AUDIT, "--run", "run", "--no-curves")
+    arguments = ("audit", "mine.py:network", *AUDIT, "--run", "run", "--no-curves", "--no-diagnosis")
     assert casemate(*arguments, cwd=place).returncode == 0
     assert "--resume" in refused(casemate(*arguments, cwd=place))
     assert casemate(*arguments, "--resume", cwd=place).returncode == 0
@@ -180,7 +190,7 @@ def test_a_used_run_folder_is_refused_and_resume_accepts_it(place: Path) -> None
 def test_ctrl_c_leaves_an_audit_that_goes_on(place: Path) -> None:
     arguments = [
         "audit", "mine.py:network", "--data", "digits-sample", "--threat", "linf:0.002", "--run", "run",
-        "--limit", "160", "--block-size", "8", "--no-curves",
+        "--limit", "160", "--block-size", "8", "--no-curves", "--no-diagnosis",
     ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "casemate.cli", *arguments], cwd=place, stderr=subprocess.PIPE, text=True

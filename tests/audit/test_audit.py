@@ -31,13 +31,13 @@ def data(model):
 def quiet(model, data, tmp_path_factory):
     """One run that nothing disturbs."""
     run = tmp_path_factory.mktemp("runs") / "quiet"
-    audit(model, data, THREAT, run=run, stages=STAGES, curves=False)
+    audit(model, data, THREAT, run=run, stages=STAGES, curves=False, diagnosis=False)
     return run
 
 
 def again(model, data, run, threat=THREAT, **changes):
     """The run of `quiet` once more, in small blocks."""
-    kept = {"stages": STAGES, "curves": False, "resume": True, "block_size": 8}
+    kept = {"stages": STAGES, "curves": False, "diagnosis": False, "resume": True, "block_size": 8}
     return audit(model, data, threat, run=run, **(kept | changes))
 
 
@@ -56,7 +56,7 @@ def test_the_summary_counts_what_is_stored(model, data, quiet):
     rows = Store(quiet).verdicts()
     assert list(summary) == [
         "model", "data", "threat", "n", "seed", "seconds", "run", "clean_accuracy", "attacked_accuracy",
-        "certified_accuracy", "robust_accuracy_interval", "verdicts", "attacks", "certifiers", "symptoms",
+        "certified_accuracy", "robust_accuracy_interval", "verdicts", "attacks", "certifiers", "evaluation", "symptoms",
     ]  # fmt: skip
     assert sum(summary["verdicts"].values()) == summary["n"] == len(rows) == len(data)
     assert all(summary["verdicts"][name] for name in ("misclassified", "broken", "unresolved"))
@@ -182,21 +182,21 @@ def test_a_resume_with_other_settings_is_refused_by_naming_one(model, data, quie
 
 def test_the_draws_of_a_randomised_classifier_are_measured_once_and_kept_by_a_resume(model, data, tmp_path):
     noisy = nn.Sequential(Noisy(sigma=0.5), model)
-    audit(noisy, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False)
+    audit(noisy, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, diagnosis=False)
     draws = Store(tmp_path).manifest()["draws"]
     assert draws >= 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradients, "enough_draws", lambda gradient: pytest.fail("measured again"))
-        audit(noisy, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, resume=True)
+        audit(noisy, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, diagnosis=False, resume=True)
     assert Store(tmp_path).manifest()["draws"] == draws
 
 
 def test_an_audit_from_before_draws_were_counted_can_be_resumed(model, data, tmp_path):
-    audit(model, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False)
+    audit(model, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, diagnosis=False)
     manifest = json.loads((tmp_path / "run.json").read_text())
     assert manifest.pop("draws") is None
     (tmp_path / "run.json").write_text(json.dumps(manifest))
-    audit(model, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, resume=True)
+    audit(model, data, Linf(0.015), run=tmp_path, stages=STAGES[:1], curves=False, diagnosis=False, resume=True)
 
 
 def with_nan_weight():

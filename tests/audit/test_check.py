@@ -29,7 +29,7 @@ def data(model):
 @pytest.fixture(scope="module")
 def honest(model, data, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "honest"
-    audit(model, data, THREAT, run=run, stages=STAGES, curves=False, block_size=20)
+    audit(model, data, THREAT, run=run, stages=STAGES, curves=False, diagnosis=False, block_size=20)
     return run
 
 

@@ -27,7 +27,8 @@ def attempt():
     pid = os.fork()
     if not pid:
         model = convolutional()
-        audit(model, dataset(model, 120), THREAT, run=run, stages=STAGES, curves=False, block_size=2, resume=True)
+        data = dataset(model, 120)
+        audit(model, data, THREAT, run=run, stages=STAGES, curves=False, diagnosis=False, block_size=2, resume=True)
         os._exit(0)
     return pid
 
@@ -52,7 +53,7 @@ assert os.waitpid(attempt(), 0)[1] == 0
 def test_ten_kills_change_nothing(tmp_path):
     model = convolutional()
     data = dataset(model, 120)
-    audit(model, data, THREAT, run=tmp_path / "quiet", stages=STAGES, curves=False)
+    audit(model, data, THREAT, run=tmp_path / "quiet", stages=STAGES, curves=False, diagnosis=False)
     here = str(Path(__file__).parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "killed")]

@@ -128,6 +128,7 @@ def _summary(
         "verdicts": counts,
         "attacks": attacks,
         "certifiers": [],
+        "evaluation": None,
         "symptoms": [],
     }
 

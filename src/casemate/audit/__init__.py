@@ -5,6 +5,7 @@ from casemate.audit.audit import audit as audit
 from casemate.audit.cascade import Stage as Stage
 from casemate.audit.check import CheckResult as CheckResult
 from casemate.audit.check import check as check
+from casemate.audit.diagnosis import diagnose as diagnose
 from casemate.audit.presets import PRESETS as PRESETS
 from casemate.audit.replay import Failure as Failure
 from casemate.audit.statistics import Bracket as Bracket

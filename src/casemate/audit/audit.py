@@ -14,6 +14,7 @@ from casemate import files
 from casemate.audit import presets
 from casemate.audit.cascade import Stage, run_block
 from casemate.audit.curves import MAX_IMAGES, N_PATHS, accuracy_against_eps, loss_paths
+from casemate.audit.diagnosis import diagnose
 from casemate.audit.manifest import describe_run, device_of
 from casemate.audit.refusals import refuse_unfit, settle_search
 from casemate.audit.store import Store
@@ -21,8 +22,9 @@ from casemate.audit.summary import Summary, count_verdicts, summarise
 from casemate.data import Dataset
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
+from casemate.losses import Labels
 from casemate.precision import Precision
-from casemate.threat import Threat
+from casemate.threat import Images, Threat
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def audit(
     block_size: int = 256,
     resume: bool = False,
     curves: bool = True,
+    diagnosis: bool = True,
     spec: str = "",
     weights: str | None = None,
     card: Mapping[str, Any] | None = None,
@@ -62,7 +65,8 @@ def audit(
     where the model came from and how the audit was called; `check` opens `spec` again. Blocks of `block_size` images
     are stored one at a time, so a killed audit loses the block it is in and `resume` does what is missing. Which
     verdict an image gets depends on the seed, its index and itself, not on `block_size`, `batch_size` or resuming.
-    `curves` adds accuracy against eps and loss paths for the report. `progress` is told before each stage.
+    `curves` adds accuracy against eps and loss paths for the report; `diagnosis` adds what in the evaluation itself
+    says that its attacks cannot be believed (`diagnose`). `progress` is told before each stage.
 
     Raises `CasemateError` before any gradient for what `refuse_unfit` refuses, for a folder that holds a run already
     or that another process is writing, and for a resumed run with other settings; later when a file cannot be written
@@ -96,6 +100,8 @@ def audit(
         _copy_training_log(spec, run)
         session = _Session(store, engine, data, threat, seed, progress)
         session.run_blocks(cascade, block_size)
+        if diagnosis:
+            session.diagnose()
         if curves:
             session.draw()
         summary = summarise(store)
@@ -128,18 +134,28 @@ class _Session:
                 counts.update(count_verdicts(block.verdicts()))
         self.tell(dict(counts), "all images have a verdict", 0)
 
+    def diagnose(self) -> None:
+        """Write diagnosis.json where it is not there yet."""
+        path = self.store.run / "diagnosis.json"
+        if not path.exists():
+            x, y, tell = self._first_images()
+            files.write_json(path, diagnose(self.engine, x, y, self.threat, self.seed, tell))
+
     def draw(self) -> None:
         """Write curves.json where it is not there yet."""
         path = self.store.run / "curves.json"
         if path.exists():
             return
-        device = device_of(self.engine.model)
-        x, y = self.data.images[:MAX_IMAGES].to(device), self.data.labels[:MAX_IMAGES].to(device)
-        tell = partial(self.tell, count_verdicts(self.store.verdicts()))
+        x, y, tell = self._first_images()
         accuracy = accuracy_against_eps(self.engine, x, y, self.threat, self.seed, tell)
         tell("loss paths", N_PATHS)
         paths = loss_paths(self.engine, x, y, self.threat, self.seed)
         files.write_json(path, {"accuracy_against_eps": accuracy, "loss_paths": paths})
+
+    def _first_images(self) -> tuple[Images, Labels, Callable[[str, int], None]]:
+        device = device_of(self.engine.model)
+        x, y = self.data.images[:MAX_IMAGES].to(device), self.data.labels[:MAX_IMAGES].to(device)
+        return x, y, partial(self.tell, count_verdicts(self.store.verdicts()))
 
     def tell(self, counts: Mapping[str, int], doing: str, active: int) -> None:
         if self.progress is not None:

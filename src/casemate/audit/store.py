@@ -35,6 +35,16 @@ class Store:
             raise CasemateError(f"{self.run / 'run.json'} was not written by this version: make the run again")
         return manifest
 
+    def diagnosis(self) -> dict[str, Any]:
+        """What `casemate.audit.diagnosis.diagnose` found; no verdict and no symptoms where it was not asked."""
+        path = self.run / "diagnosis.json"
+        if not path.exists():
+            return {"evaluation": None, "symptoms": []}
+        found = files.read_json(path, f"the run {self.run}")
+        if not isinstance(found, dict) or not {"evaluation", "symptoms"} <= found.keys():
+            raise CasemateError(f"{path} is damaged: remove it and resume the run")
+        return found
+
     def earlier(self, *, resume: bool) -> dict[str, Any] | None:
         """The manifest of the run in this folder, None where there is none; an existing one must be asked for."""
         if (self.run / "run.json").exists():

@@ -27,7 +27,11 @@ class AttackCount:
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of an audit. `seconds` is the work in the blocks, also that of earlier sessions of a resumed run."""
+    """The result of an audit. `seconds` is the work in the blocks, also that of earlier sessions of a resumed run.
+
+    `evaluation` is the verdict on the audit itself (`casemate.audit.diagnosis`), and `symptoms` what it rests on; None
+    and none where it was not asked for.
+    """
 
     model: str
     data: str
@@ -37,6 +41,8 @@ class Summary:
     seconds: float
     bracket: Bracket
     attacks: tuple[AttackCount, ...]
+    evaluation: str | None
+    symptoms: tuple[dict[str, Any], ...]
 
     def as_json(self) -> dict[str, Any]:
         """The object of design section 5."""
@@ -64,14 +70,15 @@ class Summary:
                 for attack in self.attacks
             ],
             "certifiers": [],
-            "symptoms": [],
+            "evaluation": self.evaluation,
+            "symptoms": list(self.symptoms),
         }
 
 
 def summarise(store: Store) -> Summary:
     """The summary of what is in the store, finished or not; at least one image must have a verdict."""
     manifest, verdicts, seconds = store.manifest(), store.verdicts(), store.seconds()
-    data = manifest["data"]
+    data, diagnosis = manifest["data"], store.diagnosis()
     return Summary(
         model=manifest["model"]["spec"],
         data=f"{data['name']}[{data['split']}]",
@@ -81,6 +88,8 @@ def summarise(store: Store) -> Summary:
         seconds=seconds.total,
         bracket=Bracket(**count_verdicts(verdicts)),
         attacks=_count_attacks(verdicts, [attack["name"] for attack in manifest["attacks"]], seconds.attacks),
+        evaluation=diagnosis["evaluation"],
+        symptoms=tuple(diagnosis["symptoms"]),
     )
 
 

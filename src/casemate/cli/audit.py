@@ -39,6 +39,7 @@ def audit(
         float | None, typer.Option(help="Exit with status 1 if attacked accuracy is below this share.")
     ] = None,
     curves: Annotated[bool, typer.Option(help="Also measure accuracy against eps and loss paths.")] = True,
+    diagnosis: Annotated[bool, typer.Option(help="Also ask whether the attacks can be believed.")] = True,
     block_size: Annotated[int, typer.Option(help="Images stored at a time; what a killed audit may lose.")] = 256,
     batch_size: BatchSize = None,
     seed: Seed = 0,
@@ -69,6 +70,7 @@ def audit(
             block_size=block_size,
             resume=resume,
             curves=curves,
+            diagnosis=diagnosis,
             spec=model,
             weights=None if weights is None else str(weights),
             card=opened.card,

@@ -51,7 +51,16 @@ def print_summary(summary: audit.Summary) -> None:
         f"robust accuracy is in [{low:.2%}, {high:.2%}] at 95% confidence",
         f"no failure found with this budget for {bracket.certified + bracket.unresolved} of {bracket.n} images",
     )
-    Console(highlight=False).print("\n".join(lines), markup=False)
+    Console(highlight=False).print("\n".join((*lines, *_diagnosis(summary))), markup=False)
+
+
+def _diagnosis(summary: audit.Summary) -> list[str]:
+    """The verdict on the evaluation, and every check that failed."""
+    if summary.evaluation is None:
+        return []
+    failed = [symptom for symptom in summary.symptoms if symptom["status"] == "fail"]
+    lines = [f"  {symptom['id']}: {symptom['meaning']}; remedy: {symptom['remedy']}" for symptom in failed]
+    return [f"the evaluation itself: {summary.evaluation}", *lines]
 
 
 class Bar:

@@ -96,6 +96,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals |= {"version": __version__} | {
         "finding": words.finding,
+        "judged": words.judged,
         "details": words.details,
         "rate": words.rate,
     }

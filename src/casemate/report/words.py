@@ -83,6 +83,16 @@ def finding(summary: Mapping[str, Any]) -> str:
     return f"No failure found with this budget for {count(standing)} of {images(n)} ({percent(standing / n)})."
 
 
+def judged(evaluation: str) -> str:
+    """The verdict on the evaluation itself, in one sentence."""
+    return {
+        "invalid": "The evaluation is invalid: the attacks cannot see the classifier as it is.",
+        "masked": "Gradients are masked: attacks that must be weaker find what the gradient misses.",
+        "weak attack": "The attack is weak: it fails where it could not fail if it worked.",
+        "no failure found": "No failure of the evaluation was found.",
+    }[evaluation]
+
+
 def details(summary: Mapping[str, Any]) -> str:
     """What the sentence of `finding` leaves open."""
     verdicts = summary["verdicts"]

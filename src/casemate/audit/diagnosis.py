@@ -1,0 +1,122 @@
+"""The diagnosis: what in the evaluation itself says that its attacks cannot be believed, cheap and decisive first.
+
+Ids and order are those of Athalye et al. 2018 (arXiv:1802.00420, section 3.1), of Carlini et al. 2019 (1902.06705) and
+of Pintor et al. 2022 (2106.09947), as `casemate.audit.symptoms` has them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+
+from casemate import rng
+from casemate.attacks import FGSM, PGD, Attack, RandomPoints, Square, loss_path
+from casemate.audit.symptoms import Symptom
+from casemate.audit.symptoms.answers import inner_loop, probabilities, randomness
+from casemate.audit.symptoms.comparisons import attacked, budgets, convergence, inert, unbounded, upsets
+from casemate.audit.symptoms.indicators import incomplete, silent_success, unstable
+from casemate.audit.symptoms.paired import compared
+from casemate.audit.symptoms.slopes import noise, unusable, wrong
+from casemate.audit.symptoms.subject import Subject
+from casemate.gradients import Engine
+from casemate.losses import Labels
+from casemate.threat import Images, Threat
+
+Evaluation = Literal["invalid", "masked", "weak attack", "no failure found"]
+Progress = Callable[[str, int], None]
+
+# The first images that the classifier gets right, of those it is shown.
+N_IMAGES = 64
+STEPS = 40
+FOLLOWED, LONGER = PGD(n_steps=STEPS, loss="margin"), PGD(n_steps=2 * STEPS, loss="margin")
+ANYWHERE = PGD(n_steps=100, loss="margin")
+BY_SCORES, AT_RANDOM = Square(n_queries=500), RandomPoints(n_points=200)
+
+# What a failing check says of the evaluation; the worst comes first.
+FAILURES: dict[Evaluation, frozenset[str]] = {
+    "invalid": frozenset({"G7", "G8", "G10", "G11", "G12", "G13", "G14"}),
+    "masked": frozenset({"G1", "G2", "G3", "G4", "G5"}),
+    "weak attack": frozenset({"G6", "I3", "I4", "BIN"}),
+}
+
+WEAKER = {
+    "G1": "one step against twice 40",
+    "G2": "500 queries of Square against the gradient",
+    "G4": "200 random points against the gradient",
+}
+REMEDIES = {
+    "G1": "smaller steps, more restarts, or another loss",
+    "G2": "more queries of scores, and a surrogate where the gradient is cut off",
+    "G4": "gradients from scores, or averaged over points nearby",
+}
+
+
+def diagnose(
+    engine: Engine, x: Images, y: Labels, threat: Threat, seed: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The diagnosis of attacks by gradient on the first `N_IMAGES` of the images x that the classifier gets right.
+
+    `n` is their number, `evaluation` the verdict on the evaluation (`evaluation_of`), `symptoms` the outcome of every
+    check that was made. Where the answers or the gradient are themselves unfit (G7, G8, G10, G11, G12), attacks would
+    tell nothing, and none is run.
+    """
+    keys = rng.image_keys(seed, torch.arange(len(x), device=x.device))
+    logits = engine.logits(x, keys=keys)
+    at = (logits.argmax(dim=1) == y).nonzero().squeeze(1)[:N_IMAGES]
+    subject = Subject(engine, x[at], y[at], threat, rng.fold(keys[at], "diagnosis"))
+    symptoms = _symptoms(subject, logits.shape[1], progress) if len(at) else []
+    return {
+        "n": len(at),
+        "evaluation": evaluation_of(symptoms),
+        "symptoms": [asdict(symptom) for symptom in symptoms],
+    }
+
+
+def evaluation_of(symptoms: Sequence[Symptom]) -> Evaluation:
+    """The verdict on an evaluation, by the checks that fail: the worst kind of `FAILURES`, else "no failure found"."""
+    failing = {symptom.id for symptom in symptoms if symptom.status == "fail"}
+    return next((evaluation for evaluation, ids in FAILURES.items() if failing & ids), "no failure found")
+
+
+def _symptoms(subject: Subject, n_classes: int, progress: Progress | None) -> list[Symptom]:
+    def tell(doing: str) -> None:
+        if progress is not None:
+            progress(f"diagnosis: {doing}", len(subject.x))
+
+    found: list[Symptom] = []
+    for doing, checks in (("answers", (probabilities, randomness, inner_loop)), ("gradients", (unusable, wrong))):
+        tell(doing)
+        found += [check(subject) for check in checks]
+        if any(symptom.status == "fail" for symptom in found):
+            return found
+    found += [noise(subject), unstable(subject)]
+    tell("the attack and its path")
+    return found + _of_the_attack(subject) + _of_the_budget(subject, n_classes, tell)
+
+
+def _of_the_attack(subject: Subject) -> list[Symptom]:
+    """G13, G6, I3, I4, and then the weaker attacks: G1, G2, G4."""
+    first, twice = (attacked(subject, attack, "followed") for attack in (FOLLOWED, LONGER))
+    keys = rng.fold(subject.keys, "path")
+    path = -loss_path(subject.engine, subject.x, subject.y, subject.threat, keys=keys, attack=FOLLOWED)
+    returned = FOLLOWED(subject.engine, subject.x, subject.y, subject.threat, keys=keys)
+    broken = subject.engine.logits(returned, keys=subject.keys).argmax(dim=1) != subject.y
+    weaker: dict[str, Attack] = {"G1": FGSM(), "G2": BY_SCORES, "G4": AT_RANDOM}
+    stronger = first.broken | twice.broken
+    pairs = {name: compared(attacked(subject, attack, name).broken, stronger) for name, attack in weaker.items()}
+    return [
+        inert(subject, first),
+        convergence(first, twice),
+        silent_success(path, broken),
+        incomplete(path),
+        *upsets(pairs, WEAKER, REMEDIES),
+    ]
+
+
+def _of_the_budget(subject: Subject, n_classes: int, tell: Callable[[str], None]) -> list[Symptom]:
+    """G3 and G5."""
+    tell("the whole box")
+    box = unbounded(subject, ANYWHERE)
+    tell("smaller and larger budgets")
+    return [box, budgets(subject, FOLLOWED, n_classes)[0]]
