@@ -9,7 +9,7 @@ import tomllib
 import zipfile
 from dataclasses import is_dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from torch import nn
 
 from casemate import __version__, attacks, data, models
 from casemate.audit import PRESETS
@@ -200,3 +201,38 @@ def test_attack_of_the_docs_keeps_the_promises_of_an_attack(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "random_search", module)
     exec(compile(code_blocks(page("add-an-attack.md"))[0], "add-an-attack.md", "exec"), module.__dict__)
     check_attack(module.RandomSearch(n_samples=5), breaks_linear=False)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_defence_of_the_docs_is_seen_through_or_its_audit_calls_itself_invalid(
+    declared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = code_blocks(page("add-a-defence.md"))
+    assert len([line for line in example.splitlines() if line]) < 30
+    if not declared:
+        example = example.replace("surrogate = nn.Identity()", "surrogate = None").replace("\ncheck_defence", "\ndict")
+        example = example.replace("dict(Posterise(4), ", "dict(")
+    monkeypatch.chdir(tmp_path)
+    network = classifier_of_digits()
+    monkeypatch.setattr("casemate.checkpoint.open_model", lambda spec: SimpleNamespace(model=network))
+    exec(compile(example, "add-a-defence.md", "exec"), {"__name__": "example"})
+    share, evaluation = re.search(r"(\d+)% stand; the evaluation itself: (.*)", capsys.readouterr().out).groups()
+    assert (tmp_path / "runs" / "posterise" / "report.html").is_file()
+    if declared:
+        assert int(share) <= 30
+        assert evaluation != "invalid"
+    else:
+        assert int(share) >= 60
+        assert evaluation == "invalid"
+
+
+def classifier_of_digits() -> nn.Module:
+    """Right about most digits after a second of training."""
+    torch.manual_seed(0)
+    digits, network = data.load("digits-sample", "train"), nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for x, y in zip(digits.images.split(50), digits.labels.split(50), strict=True):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(x), y).backward()
+        optimiser.step()
+    return network.eval()
