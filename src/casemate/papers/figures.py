@@ -57,13 +57,13 @@ def draw(onto: Callable[[Figure], None], *, width: float, height: float, title: 
     return figure
 
 
-def footer(run: Run, n: str, networks: Iterable[Network]) -> str:
-    """What every figure says about itself; `n` tells how many of what."""
+def footer(run: Run, n: str, networks: Iterable[Network], *, full: str = "the paper's setting") -> str:
+    """What every figure says about itself; `n` tells how many of what, `full` what the full setting is."""
     sizes = [
         f"{network.name} ({sum(parameter.numel() for parameter in network.model.parameters()):,} parameters)"
         for network in networks
     ]
-    kind = "the paper's setting" if run.setting == "full" else "SMALL SETTING, not the paper's: short trainings"
+    kind = full if run.setting == "full" else "SMALL SETTING, not the paper's: short trainings"
     return f"{kind}; {n}; seed {run.seed}; networks {', '.join(sizes)}"
 
 

@@ -117,7 +117,10 @@ def figure(curve: pl.DataFrame, accuracies: pl.DataFrame, run: Run, network: Net
         title=f"CIFAR-10 on {network.card['threads']} thread{'s' * (network.card['threads'] != 1)}, "
         f"{network.recipe.threat}: accuracy against training time",
         footer=figures.footer(
-            run, f"n = first {accuracies['n'][0]:,} test images, 95% intervals; published: the wide network", [network]
+            run,
+            f"n = first {accuracies['n'][0]:,} test images, 95% intervals; published: the wide network",
+            [network],
+            full="a network and a training for two cores, not the paper's",
         ),
     )
 
