@@ -39,6 +39,15 @@ def _fixed_seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search in "auto" is in float32: on a processor with bfloat16 a measurement, which noise can tip, would decide.
+
+    Tests of the choice put the measurement back; tests that start processes of their own name the precision.
+    """
+    monkeypatch.setattr("casemate.precision._may_be_faster_in_bfloat16", lambda device: False)
+
+
 @pytest.fixture
 def _in_eights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are padded as on a processor without AVX-512, for tests that count what is computed."""

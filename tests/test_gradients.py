@@ -354,7 +354,9 @@ def test_bfloat16_is_for_the_search_alone() -> None:
     assert torch.equal(low.logits(x), exact.logits(x))
 
 
-def test_auto_runs_in_one_of_the_two() -> None:
+def test_auto_runs_in_one_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casemate.precision._may_be_faster_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("casemate.precision._faster", {})
     engine = Engine(rippled())
     x, y = batch(8)
     assert torch.equal(engine.gradient(x, y, margin)[0], engine.gradient(x, y, margin)[0])
@@ -505,6 +507,19 @@ class Upcast(nn.Flatten):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).float()
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.5, "bfloat16"), (0.9, "float32"), (1.5, "float32")])
+def test_bfloat16_is_chosen_where_it_is_clearly_faster(
+    seconds: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {torch.float32: 1.0, torch.bfloat16: seconds}
+    monkeypatch.setattr("casemate.precision._may_be_faster_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("casemate.precision._gradient_seconds", lambda search, x, dtype: taken[dtype])
+    monkeypatch.setattr("casemate.precision._faster", {})
+    engine, (x, y) = Engine(rippled()), batch(16)
+    engine.gradient(x, y, cross_entropy)
+    assert engine.search_precision == chosen
 
 
 def test_bfloat16_is_not_chosen_for_a_layer_that_does_not_run_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ RECIPE = {
     "augment": "shift",
     "epochs": 3,
 }
-TWO = Settings(devices=2, accelerator="cpu")
+TWO = Settings(devices=2, accelerator="cpu", precision="float32")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -76,7 +76,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 def test_two_processes_train_what_one_does(told: Told, tmp_path: Path) -> None:
-    train(quick(**RECIPE), tmp_path, Settings(accelerator="cpu"))
+    train(quick(**RECIPE), tmp_path, Settings(accelerator="cpu", precision="float32"))
     assert told.card["devices"] == 2
     # Batches, keys and adversarial images are the same. The gradient of a batch is summed in another order, which is
     # about 1e-7 of it after rounding and, where the sign of an input gradient turns, a pixel of an image. A wrong

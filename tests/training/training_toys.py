@@ -86,14 +86,16 @@ def train_in_this_process(
         if row["step"] == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    settings = training.Settings(devices, "cpu", resume=True)
+    settings = training.Settings(devices, "cpu", "float32", resume=True)
     training.train(recipes.from_dict(content, "quick"), Path(folder), settings, observe=observe)
 
 
 def fails_on_the_second(fabric: Any, folder: Path, observe: Observer | None) -> dict[str, Any]:
     """For two processes: they train and compare their running statistics; then one fails while the other waits."""
     models.ARCHITECTURES["toy"] = with_norm_and_dropout
-    run = training._Run(fabric, quick(model={"name": "toy"}), folder, training.Settings(devices=2), observe)
+    run = training._Run(
+        fabric, quick(model={"name": "toy"}), folder, training.Settings(devices=2, precision="float32"), observe
+    )
     run.go(save_every=1e9)
     mine = torch.cat([buffer.flatten().double() for buffer in run.raw.buffers()])
     if not torch.equal(mine, fabric.broadcast(mine)):
