@@ -1,0 +1,133 @@
+"""The certifiers by bounds, from the cheapest to the tightest; call certifier.certify(model, x, y, threat).
+
+All work in float64, whatever the classifier does, and take off what rounding can do in both (see `rounding`).
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from casemate.bounds.box import box_of
+from casemate.bounds.certificate import Certificate
+from casemate.bounds.graph import Graph, Tracing
+from casemate.bounds.interpreter import propagate
+from casemate.bounds.interval import Intervals
+from casemate.bounds.linear import LinearBounds
+from casemate.bounds.operations import LeakyReLU
+from casemate.bounds.optimised import optimised_margins
+from casemate.bounds.relaxation import Slope, check_slope
+from casemate.bounds.rounding import Rounding, rounding_in
+from casemate.bounds.specification import Margins, least_margins
+from casemate.errors import CasemateError
+from casemate.losses import Labels
+from casemate.rng import Keys
+from casemate.threat import L1, L2, Images, Linf, Threat
+
+
+@dataclass(frozen=True)
+class IBP:
+    """Interval bound propagation (Gowal et al. 2018): about three forward passes in float64."""
+
+    name: ClassVar[str] = "IBP"
+    at_once: ClassVar[int] = 128
+
+    def certify(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, keys: Keys | None = None
+    ) -> Certificate:
+        """See `Certifier`."""
+        return _certificate(_Subject(model, x), x, y, threat, self.at_once, self.margins)
+
+    def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
+        box = box_of(threat, x, subject.domain, dtype=torch.float64)
+        return least_margins(subject.graph, subject.domain, propagate(subject.graph, subject.domain, box), y)
+
+
+@dataclass(frozen=True)
+class CROWN:
+    """Linear bounds of all layers (Zhang et al. 2018); `slope` is that of the line below an activation.
+
+    The slopes are never all best: the tightest of CROWN and IBP is the answer. Raises `CasemateError` for a classifier
+    with more than `max_activations` activations for one image, for which the bounds would take minutes an image.
+    """
+
+    slope: Slope = "adaptive"
+    max_activations: int = 20_000
+
+    name: ClassVar[str] = "CROWN"
+    at_once: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        check_slope(self.slope)
+
+    def certify(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, keys: Keys | None = None
+    ) -> Certificate:
+        """See `Certifier`."""
+        subject = _Subject(model, x)
+        n = sum(prod(node.shape) for node in subject.graph.nodes if isinstance(node.operation, LeakyReLU))
+        if n > self.max_activations:
+            raise CasemateError(f"{self.name} is for up to {self.max_activations} activations, and there are {n}")
+        return _certificate(subject, x, y, threat, self.at_once, self.margins)
+
+    def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
+        with torch.no_grad():
+            box = box_of(threat, x, subject.domain, dtype=torch.float64)
+            bounds = LinearBounds(subject.graph, threat, x.double(), box, subject.domain, self.slope)
+            forward = least_margins(subject.graph, subject.domain, bounds.boxes, y)
+        return torch.maximum(forward, self.backward(bounds, y))
+
+    def backward(self, bounds: LinearBounds, y: Labels) -> Margins:
+        """The margins by one pass back."""
+        with torch.no_grad():
+            return bounds.margins(y)
+
+
+@dataclass(frozen=True)
+class AlphaCROWN(CROWN):
+    """CROWN with `n_steps` of optimisation of the slopes for each image and rival (Xu et al. 2021)."""
+
+    n_steps: int = 20
+
+    name: ClassVar[str] = "alpha-CROWN"
+
+    def backward(self, bounds: LinearBounds, y: Labels) -> Margins:
+        """The margins by a pass back for every step."""
+        return optimised_margins(bounds, y, self.n_steps)
+
+
+class _Subject:
+    """The graph of a classifier in float64, and what rounding can do to it."""
+
+    def __init__(self, model: nn.Module, x: Images) -> None:
+        if any(getattr(module, "stochastic", False) for module in model.modules()):
+            raise CasemateError("bounds prove nothing about a classifier that draws at random: certify it by voting")
+        own = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), x.dtype)
+        exact = copy.deepcopy(model).eval().requires_grad_(False).double()
+        self.graph: Graph = Tracing(exact, torch.zeros(1, *x.shape[1:], dtype=torch.float64, device=x.device)).graph()
+        deployed: Rounding = rounding_in(torch.float64, deployed=torch.finfo(own).eps / 2)
+        self.domain = Intervals(deployed)
+
+
+def _certificate(
+    subject: _Subject,
+    x: Images,
+    y: Labels,
+    threat: Threat,
+    at_once: int,
+    margins: Callable[[_Subject, Images, Labels, Threat], Margins],
+) -> Certificate:
+    parts: list[Tensor] = [torch.empty(0, dtype=torch.float64, device=x.device)]
+    for images, labels in zip(x.split(at_once), y.split(at_once), strict=True):
+        if len(images):
+            parts.append(margins(subject, images, labels, threat).amin(dim=1).detach())
+    margin = torch.cat(parts)
+    # A bound that is not a number proves nothing.
+    margin = torch.nan_to_num(margin, nan=-torch.inf)
+    holds = margin > 0
+    eps = threat.eps if isinstance(threat, (Linf, L2, L1)) else 0.0
+    return Certificate(holds, margin, torch.where(holds, eps, 0.0).double())

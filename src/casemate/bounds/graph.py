@@ -1,0 +1,174 @@
+"""A classifier as a graph of operations: traced once by torch.fx, lowered whenever its weights changed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from casemate.bounds import lowering
+from casemate.bounds.operations import Operation
+from casemate.errors import CasemateError
+from casemate.gradients import evaluating
+from casemate.threat import Images
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """An operation on the results of earlier nodes; `shape` is that of its own result for one image.
+
+    `name` is how the classifier calls the layer.
+    """
+
+    name: str
+    operation: Operation | None
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in the order of computation; the first is the image, which no operation makes, the last are the logits."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def n_classes(self) -> int:
+        return self.nodes[-1].shape[-1]
+
+    def readers(self) -> list[list[int]]:
+        """For each node the nodes that take its result."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for place, node in enumerate(self.nodes):
+            for source in node.inputs:
+                found[source].append(place)
+        return found
+
+
+class Tracing:
+    """The computation of `model` on images like those of `example`, [batch, ...], in eval mode.
+
+    Raises `CasemateError` where the model cannot be traced: where it decides by the values of an image, say.
+    """
+
+    def __init__(self, model: nn.Module, example: Images) -> None:
+        # Of two images, so that an axis of length 1 is not taken for the batch.
+        pair = example[:1].expand(2, *example.shape[1:])
+        with evaluating(model):
+            try:
+                self._traced = fx.GraphModule(model, fx.Tracer().trace(model))
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise CasemateError(
+                    f"the classifier cannot be traced, so that nothing can be proved: {reason}"
+                ) from error
+            self._values = _Recorder(self._traced).record(pair)
+
+    def graph(self) -> Graph:
+        """The operations with the weights as they are now; raises `CasemateError` for a layer that is not known."""
+        nodes: list[Node] = []
+        # What does not depend on the image, and the numbers of the nodes that do.
+        known: dict[fx.Node, Any] = {}
+        place_of: dict[fx.Node, int] = {}
+
+        def argument(value: Any) -> Any:
+            return fx.map_arg(value, lambda node: known[node])
+
+        for node in self._traced.graph.nodes:
+            if node.op == "output":
+                (result,) = node.args
+                if not isinstance(result, fx.Node) or result not in place_of:
+                    raise CasemateError("the classifier does not return one tensor that depends on the image")
+                return Graph(_used(nodes, place_of[result]))
+            variable = [source for source in _arguments_of(node) if source in place_of]
+            recorded = self._values[node]
+            if node.op == "placeholder":
+                found = Node("image", None, (), tuple(recorded.shape[1:]))
+            elif not variable or not isinstance(recorded, Tensor):
+                # A size, or something that the image has no part in. Sizes are those of the pair that was traced.
+                known[node] = recorded if variable else self._constant(node, argument)
+                continue
+            else:
+                layer = self._layer(node, {source: self._values[source] for source in variable}, argument)
+                inputs = tuple(place_of[source] for source in variable)
+                found = Node(layer.name, lowering.lower(layer), inputs, tuple(recorded.shape[1:]))
+            place_of[node] = len(nodes)
+            nodes.append(found)
+        raise CasemateError("the classifier returns nothing")
+
+    def _constant(self, node: fx.Node, argument: Callable[[Any], Any]) -> Any:
+        args, kwargs = argument(node.args), argument(node.kwargs)
+        if node.op == "get_attr":
+            return _attribute(self._traced, str(node.target))
+        if node.op == "call_module":
+            return self._traced.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _layer(self, node: fx.Node, values: Mapping[fx.Node, Tensor], argument: Callable[[Any], Any]) -> lowering.Layer:
+        module = self._traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        target = str(node.target) if node.op == "call_method" else node.target
+        name = str(node.target) if module is not None else _described(node)
+
+        def marked(source: fx.Node) -> Any:
+            return lowering.Variable(tuple(values[source].shape)) if source in values else argument(source)
+
+        args, kwargs = fx.map_arg(node.args, marked), fx.map_arg(node.kwargs, marked)
+        return lowering.Layer(name, target if module is None else module, tuple(args), dict(kwargs), self._values[node])
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the traced classifier and keeps what every node returned."""
+
+    def record(self, x: Images) -> dict[fx.Node, Any]:
+        self.values: dict[fx.Node, Any] = {}
+        with torch.no_grad():
+            self.run(x)
+        return self.values
+
+    def run_node(self, node: fx.Node) -> Any:
+        try:
+            value = super().run_node(node)
+        except Exception as error:
+            raise CasemateError(f"the classifier fails on an image of this shape, in {node.name}: {error}") from error
+        self.values[node] = value
+        return value
+
+
+def _used(nodes: list[Node], last: int) -> tuple[Node, ...]:
+    """The nodes up to `last` that it depends on, numbered anew; the image stays first."""
+    needed = {0, last}
+    for place in range(last, 0, -1):
+        if place in needed:
+            needed.update(nodes[place].inputs)
+    order = {place: number for number, place in enumerate(sorted(needed))}
+    return tuple(
+        Node(node.name, node.operation, tuple(order[source] for source in node.inputs), node.shape)
+        for place, node in enumerate(nodes)
+        if place in needed
+    )
+
+
+def _arguments_of(node: fx.Node) -> list[fx.Node]:
+    """The nodes among the arguments in their order; one that is there twice is twice in the list."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _described(node: fx.Node) -> str:
+    """Where in the classifier a function is called, as far as torch.fx tells."""
+    stack = node.meta.get("nn_module_stack") or {}
+    inside = next(reversed(list(stack.keys())), "") if stack else ""
+    function = getattr(node.target, "__name__", str(node.target))
+    return f"{inside}.{function}" if inside else function

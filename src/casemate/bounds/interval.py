@@ -1,0 +1,114 @@
+"""Intervals: each entry has a range of its own (Gowal et al. 2018, section 3.1).
+
+An interval is a centre and a radius, so that an affine layer takes two passes, W c + b and |W| r, for both of its ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from casemate.bounds.interpreter import Domain, Rule
+from casemate.bounds.operations import Add, Affine, Concatenate, Monotone, Multiply, Operation, Values
+from casemate.bounds.rounding import Rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """All values from centre - radius to centre + radius, entry by entry; both [batch, ...]."""
+
+    centre: Values
+    radius: Values
+
+    @property
+    def lower(self) -> Values:
+        return self.centre - self.radius
+
+    @property
+    def upper(self) -> Values:
+        return self.centre + self.radius
+
+    @property
+    def size(self) -> Values:
+        """The largest magnitude inside."""
+        return self.centre.abs() + self.radius
+
+    def contains(self, values: Values) -> Bool[Tensor, "batch"]:
+        """Whether every entry is inside, for each image."""
+        return ((values - self.centre).abs() <= self.radius).flatten(1).all(dim=1)
+
+
+@dataclass(frozen=True)
+class Intervals(Domain[Interval]):
+    """The domain; without `rounding` the bounds are those of a training, close to but not quite sound."""
+
+    rounding: Rounding | None = None
+
+    name = "interval"
+
+    @property
+    def rules(self) -> Mapping[type[Operation], Rule]:  # type: ignore[override]
+        return RULES
+
+    def between(self, lower: Values, upper: Values) -> Interval:
+        """The interval that contains both ends as they are computed."""
+        centre, radius = (upper + lower) / 2, (upper - lower) / 2
+        if self.rounding is not None:
+            radius = radius + self.rounding.bounding * 4 * (centre.abs() + radius)
+        return Interval(centre, radius)
+
+    def affine(self, operation: Affine, x: Interval) -> Interval:
+        """W c + b and |W| r, the latter with what the magnitudes can lose to rounding."""
+        radius, offset, gamma = x.radius, operation.offset, 0.0
+        if self.rounding is not None:
+            gamma = self.rounding.gamma(operation.terms)
+            radius = radius + gamma * x.size
+        centre, radius = operation.linear(x.centre), operation.absolute(radius)
+        if offset is not None:
+            centre = centre + offset
+        if self.rounding is not None:
+            radius = radius + self.rounding.tiny(operation.terms)
+            if operation.magnitude is not None:
+                radius = radius + gamma * operation.magnitude
+        return Interval(centre, radius)
+
+    def monotone(self, operation: Monotone, x: Interval) -> Interval:
+        lower, upper = operation.function(x.lower), operation.function(x.upper)
+        if self.rounding is not None and operation.roundings:
+            lower, upper = (
+                end
+                + sign * (operation.roundings * max(self.rounding.deployed, self.rounding.bounding) * (1 + end.abs()))
+                for sign, end in ((-1, lower), (1, upper))
+            )
+        return self.between(lower, upper)
+
+    def add(self, operation: Add, left: Interval, right: Interval) -> Interval:
+        centre, radius = left.centre + operation.sign * right.centre, left.radius + right.radius
+        if self.rounding is not None:
+            radius = radius + self.rounding.gamma(2) * (left.size + right.size)
+        return Interval(centre, radius)
+
+    def concatenate(self, operation: Concatenate, *parts: Interval) -> Interval:
+        return Interval(
+            torch.cat([part.centre for part in parts], operation.axis),
+            torch.cat([part.radius for part in parts], operation.axis),
+        )
+
+    def multiply(self, operation: Multiply, left: Interval, right: Interval) -> Interval:
+        """The least and the largest of the products of the four corners."""
+        corners = [a * b for a in (left.lower, left.upper) for b in (right.lower, right.upper)]
+        product = self.between(torch.stack(corners).amin(dim=0), torch.stack(corners).amax(dim=0))
+        if self.rounding is None:
+            return product
+        return Interval(product.centre, product.radius + self.rounding.gamma(4) * left.size * right.size)
+
+
+RULES: Mapping[type[Operation], Rule] = {
+    Affine: Intervals.affine,
+    Monotone: Intervals.monotone,
+    Add: Intervals.add,
+    Concatenate: Intervals.concatenate,
+    Multiply: Intervals.multiply,
+}

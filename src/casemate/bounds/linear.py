@@ -1,0 +1,224 @@
+"""Linear bounds, propagated backwards: CROWN (Zhang et al. 2018, arXiv:1811.00866), which is also DeepPoly's domain.
+
+A lower bound of C z, where z is the result of a node, is carried back as C z >= A h + d through the operations that
+made z from h, until h is the image, where it is least at a corner of the box or on the border of the ball. On the way
+each activation is replaced, between the bounds of its input, by a line above it and a line below it, and an entry of A
+takes the one or the other by its sign. The bounds of the inputs of activations are found in the same way, from the
+first to the last.
+
+Rounding: at each operation |A| is multiplied by what the result of that operation may be off by, in the arithmetic of
+the classifier and in that of these bounds (see `rounding`), and that is taken off. A computed A is the exact A of a
+function that is off by no more than that, so nothing else is lost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from casemate.bounds.coefficients import Bounds, Coefficients, Dense, together, units
+from casemate.bounds.graph import Graph, Node
+from casemate.bounds.interpreter import Rule, rule_for
+from casemate.bounds.interval import Interval, Intervals
+from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, Operation
+from casemate.bounds.relaxation import Lines, Slope, lines
+from casemate.bounds.rounding import Rounding
+from casemate.bounds.specification import Margins, rivals
+from casemate.losses import Labels
+from casemate.threat import L1, L2, Images, Threat
+
+# Bytes of coefficients in one pass back; more rows than fit are done in turn.
+WORKING_SET = 64 * 2**20
+# For each activation, by the number of its node, the slope of the line below it: [batch or 1, row or 1, *shape]. Where
+# the sign of the input is open it is free between the leak and 1 (alpha-CROWN, Xu et al. 2021, arXiv:2011.13824).
+Slopes = Mapping[int, Tensor]
+
+
+@dataclass(eq=False)
+class LinearBounds:
+    """Bounds of every node of `graph` for some images, which are inside `image` and, in l2 and l1, in the ball too.
+
+    `boxes` holds an interval for each node that was reached so far.
+    """
+
+    graph: Graph
+    threat: Threat
+    x: Images
+    image: Interval
+    domain: Intervals
+    slope: Slope = "adaptive"
+    boxes: list[Interval] = field(default_factory=list)
+    _errors: dict[int, Tensor | None] = field(default_factory=dict)
+    _relaxed: dict[int, Lines] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Go through the graph; every interval is that of the forward pass and, before activations, the linear one."""
+        readers = self.graph.readers()
+        self.boxes.append(self.image)
+        for place, node in enumerate(self.graph.nodes[1:], 1):
+            self.boxes.append(self.domain.apply(node, *(self.boxes[source] for source in node.inputs)))
+            feeds = any(isinstance(self.graph.nodes[reader].operation, LeakyReLU) for reader in readers[place])
+            if feeds and not self._is_exact(node):
+                self.boxes[place] = self._tightened(place)
+
+    def lower(
+        self, place: int, coefficients: Coefficients, slopes: Slopes | None = None, *, rounded: bool = True
+    ) -> Bounds:
+        """What C z is at least, for the result z of the node `place`; without `rounded` up to rounding."""
+        pending = {place: coefficients}
+        values = coefficients.values
+        total = values.new_zeros(values.shape[:2])
+        for at in range(place, 0, -1):
+            if at not in pending:
+                continue
+            node, a = self.graph.nodes[at], pending.pop(at)
+            error = self._error(at) if rounded else None
+            if error is not None:
+                total = total - a.sum(a.values.abs(), error)
+            rule = rule_for(RULES, node, "linear")
+            constant, parts = rule(self, at, a, None if slopes is None else slopes.get(at))
+            if constant is not None:
+                total = total + constant
+            for source, part in zip(node.inputs, parts, strict=True):
+                pending[source] = together(pending[source], part) if source in pending else part
+        return total + self._least(pending[0]) if 0 in pending else total
+
+    def margins(self, y: Labels, slopes: Slopes | None = None, *, rounded: bool = True) -> Margins:
+        """Lower bounds of the logit of the label minus that of each rival."""
+        rows = differences(y, self.graph.n_classes).to(self.image.centre)
+        return self.lower(len(self.graph.nodes) - 1, Dense(rows), slopes, rounded=rounded)
+
+    def _least(self, a: Coefficients) -> Bounds:
+        """The least value of A x over the images allowed."""
+        sizes = a.values.abs()
+        lost = self._summing(prod(self.graph.nodes[0].shape))
+        least = a.sum(a.values, self.image.centre) - a.sum(sizes, self.image.radius)
+        if isinstance(self.threat, (L2, L1)):
+            dual = sizes.flatten(2).norm(dim=2) if isinstance(self.threat, L2) else sizes.flatten(2).amax(dim=2)
+            least = torch.maximum(least, a.sum(a.values, self.x) - self.threat.eps * dual * (1 + lost))
+        return least - lost * a.sum(sizes, self.image.size) if lost else least
+
+    def _summing(self, n: int) -> float:
+        """What a sum of n products loses in the arithmetic of the bounds, as a share of their magnitudes."""
+        rounding = self.domain.rounding
+        return 0.0 if rounding is None else Rounding(0.0, rounding.bounding).gamma(n)
+
+    def _error(self, at: int) -> Tensor | None:
+        """What each entry of the result of a node may be off by, [batch, *shape]; None for nothing."""
+        if at not in self._errors:
+            self._errors[at] = self._error_of(self.graph.nodes[at])
+        return self._errors[at]
+
+    def _error_of(self, node: Node) -> Tensor | None:
+        rounding, operation = self.domain.rounding, node.operation
+        if rounding is None or isinstance(operation, Concatenate):
+            return None
+        size = self.boxes[node.inputs[0]].size
+        # Coefficients are sums over the result of a node, and so is what its offset adds to the bound.
+        lost = self._summing(prod(node.shape))
+        if isinstance(operation, Affine):
+            total = operation.absolute(size)
+            if operation.magnitude is not None:
+                total = total + operation.magnitude
+            return (rounding.gamma(operation.terms) + lost) * total + rounding.tiny(operation.terms)
+        if isinstance(operation, Add):
+            return (rounding.gamma(2) + lost) * (size + self.boxes[node.inputs[1]].size)
+        return (
+            rounding.gamma(getattr(operation, "roundings", 0)) * bool(getattr(operation, "roundings", 0)) + lost
+        ) * size
+
+    def _is_exact(self, node: Node) -> bool:
+        """Whether the interval of a node is the best there is: an affine function of the box of the image itself."""
+        while isinstance(node.operation, Affine):
+            if node.inputs[0] == 0:
+                return not isinstance(self.threat, (L2, L1))
+            node = self.graph.nodes[node.inputs[0]]
+            # Only one affine layer with more than one term: two in a row lose what their entries share.
+            if getattr(node.operation, "terms", 0) > 4:
+                return False
+        return False
+
+    def _tightened(self, place: int) -> Interval:
+        """The interval of a node whose entries with an open sign are bounded by passes back."""
+        box = self.boxes[place]
+        lower, upper = box.lower.flatten(1), box.upper.flatten(1)
+        open_ = (lower < 0) & (upper > 0)
+        n_rows = int(open_.sum(dim=1).max()) if len(open_) else 0
+        if not n_rows:
+            return box
+        # The entries that are open come first; what else is bounded where another image has more of them is left, so
+        # that the bounds of an image do not depend on the others.
+        chosen = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :n_rows]
+        for at in chosen.split(self._rows_at_once(place), dim=1):
+            least, most = (self.lower(place, units(at, self.graph.nodes[place].shape, sign, lower)) for sign in (1, -1))
+            own = open_.gather(1, at)
+            lower = lower.scatter(1, at, _where_larger(own, lower.gather(1, at), least))
+            upper = -(-upper).scatter(1, at, _where_larger(own, -upper.gather(1, at), most))
+        return self.domain.between(lower.view_as(box.centre), upper.view_as(box.centre))
+
+    def _rows_at_once(self, place: int) -> int:
+        largest = max(prod(node.shape) for node in self.graph.nodes[: place + 1])
+        # Twice for the two signs, and again for what a step makes of the coefficients before it lets go of them.
+        return max(1, WORKING_SET // (4 * len(self.x) * largest * self.image.centre.element_size()))
+
+    def _affine(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[Tensor | None, list[Coefficients]]:
+        operation = self.graph.nodes[at].operation
+        assert isinstance(operation, Affine)
+        offset = operation.offset
+        constant = None if offset is None else a.sum(a.values, offset.expand(self.graph.nodes[at].shape)[None])
+        return constant, [a.before(operation)]
+
+    def _activation(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[Tensor, list[Coefficients]]:
+        node = self.graph.nodes[at]
+        assert isinstance(node.operation, LeakyReLU)
+        found = self.relaxed(at)
+        below = a.per_entry(found.below.slope)
+        if slope is not None:
+            below = torch.where(found.open[:, None], slope, below)
+        values = a.values
+        constant = a.sum(values.clamp(max=0), found.above.shift)
+        return constant, [a.with_values(values * torch.where(values > 0, below, a.per_entry(found.above.slope)))]
+
+    def relaxed(self, at: int) -> Lines:
+        """The lines around the activation that is the node `at`."""
+        if at not in self._relaxed:
+            node = self.graph.nodes[at]
+            assert isinstance(node.operation, LeakyReLU)
+            box = self.boxes[node.inputs[0]]
+            self._relaxed[at] = lines(box.lower, box.upper, node.operation.slope, self.slope)
+        return self._relaxed[at]
+
+    def _add(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[None, list[Coefficients]]:
+        operation = self.graph.nodes[at].operation
+        assert isinstance(operation, Add)
+        return None, [a, a.with_values(operation.sign * a.values)]
+
+    def _concatenate(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[None, list[Coefficients]]:
+        node = self.graph.nodes[at]
+        assert isinstance(node.operation, Concatenate)
+        axis = node.operation.axis
+        sizes = [self.graph.nodes[source].shape[axis - 1] for source in node.inputs]
+        return None, [Dense(part) for part in a.dense().values.split(sizes, dim=axis + 1)]
+
+
+def _where_larger(where: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    return torch.where(where, torch.maximum(old, new), old)
+
+
+RULES: Mapping[type[Operation], Rule] = {
+    Affine: LinearBounds._affine,
+    LeakyReLU: LinearBounds._activation,
+    Add: LinearBounds._add,
+    Concatenate: LinearBounds._concatenate,
+}
+
+
+def differences(y: Labels, n_classes: int) -> Float[Tensor, "batch rivals classes"]:
+    """The coefficients of the logits of which the margins are made."""
+    others = rivals(y, n_classes)
+    rows = torch.zeros(*others.shape, n_classes, device=y.device)
+    rows.scatter_(2, y[:, None, None].expand(*others.shape, 1), 1)
+    return rows.scatter_(2, others[:, :, None], -1)

@@ -1,0 +1,62 @@
+"""What is to be proved: the logit of the label above every other one (Gowal et al. 2018, sections 2 and 3.2)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from casemate.bounds.graph import Graph
+from casemate.bounds.interval import Interval, Intervals
+from casemate.bounds.operations import Linear
+from casemate.losses import Labels
+
+Margins = Float[Tensor, "batch rivals"]
+
+
+def rivals(y: Labels, n_classes: int) -> Int64[Tensor, "batch rivals"]:
+    """The classes other than the label, in their order."""
+    classes = torch.arange(n_classes, device=y.device).expand(len(y), n_classes)
+    return classes[classes != y[:, None]].view(len(y), n_classes - 1)
+
+
+def least_margins(graph: Graph, domain: Intervals, values: list[Interval], y: Labels) -> Margins:
+    """Lower bounds of the logit of the label minus that of each rival, from the intervals of every node.
+
+    A last layer that is linear is merged with the difference ("elision"), so that both logits take the same values of
+    the layer before it: W_y - W_j times its centre, less |W_y - W_j| times its radius.
+    """
+    others = rivals(y, graph.n_classes)
+    last = graph.nodes[-1]
+    if not isinstance(last.operation, Linear):
+        logits = values[-1]
+        own = logits.lower.gather(1, y[:, None])
+        return own - logits.upper.gather(1, others)
+    layer, x = last.operation, values[last.inputs[0]]
+    difference = merged(layer, y, others)
+    margins = _rows(difference.weight, x.centre) + difference.bias - _rows(difference.weight.abs(), x.radius)
+    if domain.rounding is None:
+        return margins
+    # The classifier computes each of the two logits for itself.
+    gamma = domain.rounding.gamma(layer.terms)
+    size = layer.absolute(x.size) + (0 if layer.bias is None else layer.bias.abs())
+    lost = gamma * size + domain.rounding.tiny(layer.terms)
+    return margins - 2 * (lost.gather(1, y[:, None]) + lost.gather(1, others))
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """weight [batch, rivals, features] and bias [batch, rivals] of the label's logit minus each rival's."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def merged(layer: Linear, y: Labels, others: Int64[Tensor, "batch rivals"]) -> Differences:
+    weight = layer.weight[y][:, None, :] - layer.weight[others]
+    bias = torch.zeros_like(weight[..., 0]) if layer.bias is None else layer.bias[y][:, None] - layer.bias[others]
+    return Differences(weight, bias)
+
+
+def _rows(weight: Tensor, x: Tensor) -> Tensor:
+    return torch.einsum("brf,bf->br", weight, x)
