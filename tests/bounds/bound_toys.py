@@ -34,7 +34,7 @@ class Pooled(nn.Module):
 
 
 MIDDLES: tuple[str, ...] = (
-    "conv", "strided", "dilated", "grouped", "norm", "residual", "minus", "beside", "average", "identity",
+    "conv", "strided", "dilated", "grouped", "norm", "residual", "minus", "beside", "average", "pool", "identity",
 )  # fmt: skip
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.1)}
 SMOOTH: dict[str, Callable[[], nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softplus": nn.Softplus}
@@ -50,6 +50,7 @@ def _middle(kind: str, n: int) -> tuple[nn.Module, int]:
         "grouped": lambda: (nn.Conv2d(n, 2 * n, 3, padding=1, groups=n), 2 * n),
         "norm": lambda: (_normed(n), n),
         "average": lambda: (nn.AvgPool2d(2, stride=1, padding=1), n),
+        "pool": lambda: (nn.MaxPool2d(2, stride=1), n),
         "identity": lambda: (nn.Identity(), n),
     }[kind]()  # type: ignore[no-untyped-call]
 

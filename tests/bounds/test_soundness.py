@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from casemate.bounds import (
     CROWN,
+    CROWNIBP,
     IBP,
     AlphaCROWN,
     Certifier,
@@ -24,7 +25,7 @@ from casemate.bounds import (
 from casemate.bounds.specification import rivals
 from casemate.threat import Images, Linf, Threat
 
-CERTIFIERS = (IBP(), CROWN(), CROWN(slope="same"), CROWN(slope="zero"), AlphaCROWN(n_steps=3))
+CERTIFIERS = (IBP(), CROWNIBP(), CROWN(), CROWN(slope="same"), CROWN(slope="zero"), AlphaCROWN(n_steps=3))
 ROUNDED = Intervals(rounding_in(torch.float64))
 
 

@@ -16,6 +16,7 @@ from casemate.audit.cascade import Stage, run_block
 from casemate.audit.curves import MAX_IMAGES, N_PATHS, accuracy_against_eps, loss_paths
 from casemate.audit.diagnosis import diagnose
 from casemate.audit.manifest import describe_run, device_of
+from casemate.audit.proofs import PROOFS, Proof, by_names, usable
 from casemate.audit.refusals import refuse_unfit, settle_search
 from casemate.audit.store import Store
 from casemate.audit.summary import Summary, count_verdicts, summarise
@@ -46,6 +47,7 @@ def audit(
     run: Path,
     preset: str = "standard",
     stages: Sequence[Stage] | None = None,
+    proofs: Sequence[Proof] | None = None,
     seed: int = 0,
     precision: Precision = "auto",
     batch_size: int | None = None,
@@ -61,16 +63,18 @@ def audit(
 ) -> Summary:
     """Give every image of `data` a verdict under `threat`, stored in the folder `run`; return what was found.
 
-    `stages` is a cascade of one's own in place of a `preset`. `spec`, `weights`, `card` and `command` say in the run
-    where the model came from and how the audit was called; `check` opens `spec` again. Blocks of `block_size` images
-    are stored one at a time, so a killed audit loses the block it is in and `resume` does what is missing. Which
+    `stages` is a cascade of one's own in place of a `preset`, and `proofs` are certifiers of one's own; those that know
+    nothing about the classifier are left out, and the run says why. `spec`, `weights`, `card` and `command` say in the
+    run where the model came from and how the audit was called; `check` opens `spec` again. Blocks of `block_size`
+    images are stored one at a time, so a killed audit loses the block it is in and `resume` does what is missing. Which
     verdict an image gets depends on the seed, its index and itself, not on `block_size`, `batch_size` or resuming.
     `curves` adds accuracy against eps and loss paths for the report; `diagnosis` adds what in the evaluation itself
     says that its attacks cannot be believed (`diagnose`). `progress` is told before each stage.
 
     Raises `CasemateError` before any gradient for what `refuse_unfit` refuses, for a folder that holds a run already
     or that another process is writing, and for a resumed run with other settings; later when a file cannot be written
-    or an attack fails. The run can be resumed after that, after Ctrl-C and after being killed.
+    or an attack fails. Raises `Contradiction` for an image that is both proved and broken. The run can be resumed
+    after that, after Ctrl-C and after being killed.
     """
     store = Store(run)
     earlier = store.earlier(resume=resume) or {}
@@ -82,11 +86,14 @@ def audit(
     cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
     _refuse_cascade(cascade, block_size)
     settle_search(engine, data)
+    chosen = by_names(PROOFS[preset]) if proofs is None else tuple(proofs)
+    judged = _usable(engine, data, threat, chosen)
     manifest = describe_run(
         engine,
         data,
         threat,
         cascade,
+        judged,
         seed=seed,
         preset=preset if stages is None else None,
         batch_size=batch_size,
@@ -99,7 +106,7 @@ def audit(
         store.begin(manifest, resume=resume)
         _copy_training_log(spec, run)
         session = _Session(store, engine, data, threat, seed, progress)
-        session.run_blocks(cascade, block_size)
+        session.run_blocks(cascade, [proof for proof, reason in judged if reason is None], block_size)
         if diagnosis:
             session.diagnose()
         if curves:
@@ -121,7 +128,7 @@ class _Session:
     seed: int
     progress: Callable[[Progress], None] | None
 
-    def run_blocks(self, stages: Sequence[Stage], block_size: int) -> None:
+    def run_blocks(self, stages: Sequence[Stage], proofs: Sequence[Proof], block_size: int) -> None:
         """Give a verdict to the images that have none yet."""
         device = device_of(self.engine.model)
         counts = Counter(count_verdicts(self.store.verdicts()))
@@ -129,7 +136,7 @@ class _Session:
             if len(at):
                 x, y = self.data.images[at].to(device), self.data.labels[at].to(device)
                 tell = partial(self.tell, dict(counts))
-                block = run_block(self.engine, x, y, at.to(device), self.threat, stages, self.seed, tell)
+                block = run_block(self.engine, x, y, at.to(device), self.threat, stages, self.seed, tell, proofs)
                 self.store.write(block)
                 counts.update(count_verdicts(block.verdicts()))
         self.tell(dict(counts), "all images have a verdict", 0)
@@ -160,6 +167,16 @@ class _Session:
     def tell(self, counts: Mapping[str, int], doing: str, active: int) -> None:
         if self.progress is not None:
             self.progress(Progress(sum(counts.values()), len(self.data), counts, doing, active))
+
+
+def _usable(engine: Engine, data: Dataset, threat: Threat, proofs: Sequence[Proof]) -> list[tuple[Proof, str | None]]:
+    names = [proof.name for proof in proofs]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise CasemateError(f"two certifiers of the audit are called {twice!r}: give each a name of its own")
+    device = device_of(engine.model)
+    reasons = usable(engine, data.images[:1].to(device), data.labels[:1].to(device), threat, proofs)
+    return [(proof, reasons[proof.name]) for proof in proofs]
 
 
 def _refuse_cascade(stages: Sequence[Stage], block_size: int) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from casemate import rng
 from casemate.attacks import Attack
+from casemate.audit.proofs import Proof, Proved, prove
 from casemate.audit.verdict import Block, Seconds
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, Contradiction
 from casemate.gradients import Engine
 from casemate.losses import Labels, Logits, margin
 from casemate.threat import Images, Threat
@@ -46,20 +47,27 @@ def run_block(
     stages: Sequence[Stage],
     seed: int,
     progress: StageCallback | None = None,
+    proofs: Sequence[Proof] = (),
 ) -> Block:
     """The verdicts of the images x, which stand at `index` in their data set, and the facts behind them, on the CPU.
 
     Each stage is tried on the images that the stages before it left standing. The images it breaks are then tried by
     the stages after it too, so that which stages break an image, and which images only one stage breaks, is known
     exactly. What an image gets depends on the seed, its index and itself alone, not on the block it is in.
-    Raises `CasemateError` naming the stage whose attack failed or left the threat model.
+
+    What an early one of the `proofs` certifies is attacked by the first stage alone, as a check of the proof; the
+    others are tried on what stands at the end. Raises `CasemateError` naming the stage whose attack failed or left the
+    threat model, and `Contradiction` naming an image that is both proved and broken.
     """
     start = time.perf_counter()
     keys = rng.image_keys(seed, index)
     clean = engine.logits(x, keys=keys)
     clean_seconds = time.perf_counter() - start
-    search = _Search(engine, x, y, index, threat, tuple(stages), keys, clean, progress)
+    proved = Proved.nothing(proofs, y)
+    search = _Search(engine, x, y, index, threat, tuple(stages), keys, clean, proved, progress)
+    search.prove(proofs, early=True)
     seconds = search.cascade()
+    search.prove(proofs, early=False)
     start = time.perf_counter()
     search.attribute()
     attribution = time.perf_counter() - start
@@ -75,7 +83,10 @@ def run_block(
         adversarial_confidence=_confidence(search.logits),
         distance=threat.measure(search.x_adv, x).cpu(),
         margin=-margin(search.logits, y).double().cpu(),
-        seconds=Seconds(clean_seconds, seconds, attribution),
+        certifiers=proved.names,
+        proved_by=proved.by.cpu(),
+        proved_margin=proved.margin.cpu(),
+        seconds=Seconds(clean_seconds, seconds, attribution, proved.seconds),
     )
 
 
@@ -112,24 +123,33 @@ class _Search:
         stages: tuple[Stage, ...],
         keys: rng.Keys,
         clean: Logits,
+        proved: Proved,
         progress: StageCallback | None,
     ) -> None:
         self.engine, self.x, self.y, self.index, self.threat = engine, x, y, index, threat
-        self.stages, self.keys, self.progress = stages, keys, progress
+        self.stages, self.keys, self.proved, self.progress = stages, keys, proved, progress
         self.correct = clean.argmax(dim=1) == y
         self.x_adv, self.logits = x.clone(), clean.clone()
         self.broke = torch.zeros(len(x), len(stages), dtype=torch.bool, device=x.device)
+
+    def prove(self, proofs: Sequence[Proof], *, early: bool) -> None:
+        """The certifiers before or after the attacks, on what stands."""
+        open_ = self.correct & ~self.broke.any(dim=1)
+        prove(self.proved, proofs, early, self.engine, self.x, self.y, self.threat, self.keys, open_, self._tell)
 
     def cascade(self) -> dict[str, float]:
         """Every stage on what those before it left standing; returns the seconds of each."""
         seconds: dict[str, float] = {}
         for place, stage in enumerate(self.stages):
             start = time.perf_counter()
-            at = (self.correct & ~self.broke.any(dim=1)).nonzero().squeeze(1)
+            standing = self.correct & ~self.broke.any(dim=1)
+            # The first stage, the cheapest, is tried on what is proved as well: it must break none of it.
+            at = (standing if place == 0 else standing & ~self.proved.holds).nonzero().squeeze(1)
             if len(at):
                 found = self._run(place, at, stage.name)
                 worse = found.broke | (margin(found.logits, self.y[at]) > margin(self.logits[at], self.y[at]))
                 self.x_adv[at[worse]], self.logits[at[worse]] = found.x_adv[worse], found.logits[worse]
+                self._refuse_contradiction(place)
             seconds[stage.name] = time.perf_counter() - start
         return seconds
 
@@ -142,9 +162,22 @@ class _Search:
             if len(at):
                 self._run(place, at, f"{stage.name} on broken images")
 
-    def _run(self, place: int, at: Int64[Tensor, "some"], doing: str) -> Attempt:
+    def _refuse_contradiction(self, place: int) -> None:
+        both = (self.broke[:, place] & self.proved.holds).nonzero().flatten()
+        if len(both):
+            at = int(both[0])
+            certifier = self.proved.names[int(self.proved.by[at])]
+            raise Contradiction(
+                f"image {int(self.index[at])} is certified by {certifier} and broken by {self.stages[place].name}: "
+                "one of the two is wrong, so please report it"
+            )
+
+    def _tell(self, doing: str, active: int) -> None:
         if self.progress is not None:
-            self.progress(doing, len(at))
+            self.progress(doing, active)
+
+    def _run(self, place: int, at: Int64[Tensor, "some"], doing: str) -> Attempt:
+        self._tell(doing, len(at))
         x, y, index, keys = self.x[at], self.y[at], self.index[at], self.keys[at]
         found = attempt(self.engine, self.stages[place], x, y, index, self.threat, keys)
         self.broke[at, place] = found.broke

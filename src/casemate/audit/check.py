@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from casemate import checkpoint, files, threat
+from casemate.audit.proofs import again
 from casemate.audit.replay import Failure, Subject, replay
 from casemate.audit.store import Store
 from casemate.audit.summary import summarise
@@ -56,8 +57,9 @@ def check(
 
     Checked are: the fingerprints of model and data; for every image that it has one verdict, and that the classifier
     is wrong on it where it is called misclassified and right elsewhere; for every broken one, that its adversarial
-    image is stored unchanged, lies in the threat model and is misclassified; and that the summary counts what the store
-    holds. That an image is unresolved claims nothing more. `model` and `data` stand in for those of the run and
+    image is stored unchanged, lies in the threat model and is misclassified; for every certified one, that its
+    certifier proves it again; and that the summary counts what the store holds. That an image is unresolved claims
+    nothing more. `model` and `data` stand in for those of the run and
     must have their fingerprints. `device` is where to replay. `progress` is told how many of n images are done.
 
     Claims that fail are returned, not raised. Raises `CasemateError` where nothing can be replayed: run.json is absent
@@ -103,6 +105,9 @@ def _open(
         name, split, n, fingerprint = (manifest["data"][key] for key in ("name", "split", "n", "fingerprint"))
         ball, seed = threat.parse(manifest["threat"]), int(manifest["seed"])
         stages = [attack["name"] for attack in manifest["attacks"]]
+        certifiers = {
+            proof["name"]: again(proof["settings"]) for proof in manifest["certifiers"] if proof["unusable"] is None
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise CasemateError(f"{store.run / 'run.json'} is damaged: it lacks {error}") from None
     if model is None and not spec:
@@ -119,7 +124,7 @@ def _open(
     if data.fingerprint != fingerprint or len(data) != n:
         failures.append(Failure(None, f"the images of {name}[{split}] are not the {n} images the run was made on"))
     engine = Engine(model, precision="float32", batch_size=batch_size)
-    return Subject(engine, data, ball, seed, stages), n, failures
+    return Subject(engine, data, ball, seed, stages, certifiers), n, failures
 
 
 def _check_counts(store: Store, seen: Counter[int], n: int) -> Iterator[Failure]:
@@ -147,8 +152,9 @@ def _check_counts(store: Store, seen: Counter[int], n: int) -> Iterator[Failure]
             return
     if not _same_interval(stored.get("robust_accuracy_interval"), found["robust_accuracy_interval"]):
         yield Failure(None, f"the interval in summary.json is not {found['robust_accuracy_interval']}")
-    if _counts(stored.get("attacks")) != _counts(found["attacks"]):
-        yield Failure(None, "what summary.json says the attacks tried and broke is not what the verdicts say")
+    for kind, did in (("attacks", "tried and broke"), ("certifiers", "tried and proved")):
+        if _counts(stored.get(kind)) != _counts(found[kind]):
+            yield Failure(None, f"what summary.json says the {kind} {did} is not what the verdicts say")
 
 
 def _same_interval(stored: Any, found: list[float]) -> bool:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from casemate import checkpoint
 from casemate._version import __version__
 from casemate.audit.cascade import Stage
+from casemate.audit.proofs import Proof
 from casemate.data import Dataset
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.threat import Threat
 
-FORMAT = 1
+FORMAT = 2
 # What the verdicts depend on: a resumed audit must agree with the first one in all of it.
 _DECISIVE = {
     "format": "format",
@@ -29,6 +30,7 @@ _DECISIVE = {
     "threat": "threat model",
     "seed": "seed",
     "attacks": "attacks",
+    "certifiers": "certifiers",
     "precision": "search precision",
     "draws": "number of draws for a gradient",
 }
@@ -39,6 +41,7 @@ def describe_run(
     data: Dataset,
     threat: Threat,
     stages: Sequence[Stage],
+    proofs: Sequence[tuple[Proof, str | None]],
     *,
     seed: int,
     preset: str | None,
@@ -48,7 +51,10 @@ def describe_run(
     card: Mapping[str, Any],
     command: str,
 ) -> dict[str, Any]:
-    """The content of `run.json`; the engine must know its search precision already."""
+    """The content of `run.json`; the engine must know its search precision already.
+
+    `proofs` says of each whether it runs, None, or why not.
+    """
     return {
         "format": FORMAT,
         "casemate_version": __version__,
@@ -76,6 +82,15 @@ def describe_run(
         "seed": seed,
         "preset": preset,
         "attacks": [{"name": stage.name, "settings": settings(stage.attack)} for stage in stages],
+        "certifiers": [
+            {
+                "name": proof.name,
+                "early": proof.early,
+                "settings": settings(proof.certifier),
+                "unusable": reason,
+            }
+            for proof, reason in proofs
+        ],
         "precision": engine.search_precision,
         "draws": engine.draws if engine.stochastic else None,
         "batch_size": batch_size,
@@ -105,7 +120,7 @@ def refuse_difference(earlier: Mapping[str, Any], manifest: Mapping[str, Any], r
         there, here = _at(earlier, path), _at(manifest, path)
         if _json(there) == _json(here):
             continue
-        if path == "attacks":
+        if path in ("attacks", "certifiers"):
             there, here = _first_difference(_json(there), _json(here))
         raise CasemateError(
             f"{run} cannot be resumed: its {what} is {_short(there)} and that of this audit is {_short(here)}; "

@@ -14,6 +14,7 @@ from casemate import rng
 from casemate.audit.manifest import device_of
 from casemate.audit.refusals import answers
 from casemate.audit.verdict import BROKEN, CERTIFIED, MISCLASSIFIED, VERDICTS, decode
+from casemate.bounds import Certifier
 from casemate.data import Dataset
 from casemate.gradients import Engine
 from casemate.losses import Logits, margin
@@ -36,13 +37,17 @@ class Failure:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What claims are made about and replayed on; `stages` are the names of the attacks that ran."""
+    """What claims are made about and replayed on; `stages` are the names of the attacks that ran.
+
+    `certifiers` are those that ran, by name.
+    """
 
     engine: Engine
     data: Dataset
     threat: Threat
     seed: int
     stages: Sequence[str]
+    certifiers: Mapping[str, Certifier]
 
     def images(self, index: Sequence[int]) -> Images:
         return self.data.images[list(index)].to(device_of(self.engine.model))
@@ -61,6 +66,7 @@ def replay(subject: Subject, verdicts: pl.DataFrame, evidence: pl.DataFrame) -> 
     index = [row["index"] for row in rows]
     clean = subject.logits(subject.images(index), index) if rows else torch.empty(0, 2)
     claimed: list[tuple[Row, Tensor]] = []
+    proved: list[Row] = []
     for row, logits in zip(rows, clean, strict=True):
         items = stored.pop(row["index"], [])
         fault = _fault_without_attack(row, int(subject.data.labels[row["index"]]), logits) or (
@@ -70,9 +76,12 @@ def replay(subject: Subject, verdicts: pl.DataFrame, evidence: pl.DataFrame) -> 
             yield Failure(row["index"], fault)
         elif row["verdict"] == BROKEN:
             claimed.append((row, decode(items[0]["image"], items[0]["shape"])))
+        elif row["verdict"] == CERTIFIED:
+            proved.append(row)
     for unclaimed in stored:
         yield Failure(unclaimed, "an adversarial image is stored for it, and its block has no verdict for it")
     yield from _replay_broken(subject, claimed)
+    yield from _replay_certified(subject, proved)
 
 
 def _replay_broken(subject: Subject, claimed: Sequence[tuple[Row, Tensor]]) -> Iterator[Failure]:
@@ -94,6 +103,30 @@ def _replay_broken(subject: Subject, claimed: Sequence[tuple[Row, Tensor]]) -> I
             yield Failure(row["index"], fault)
 
 
+def _replay_certified(subject: Subject, proved: Sequence[Row]) -> Iterator[Failure]:
+    """Every proof is made again, by the certifier that is said to have made it."""
+    for name in dict.fromkeys(row["certifier"] for row in proved):
+        rows = [row for row in proved if row["certifier"] == name]
+        if name not in subject.certifiers:
+            yield from (
+                Failure(row["index"], f"it is said to be certified by {name!r}, which is not among the run's")
+                for row in rows
+            )
+            continue
+        index = [row["index"] for row in rows]
+        x = subject.images(index)
+        y = torch.tensor([row["label"] for row in rows], device=x.device)
+        keys = rng.fold(rng.image_keys(subject.seed, torch.tensor(index, device=x.device)), name)
+        found = subject.certifiers[name].certify(subject.engine.model, x, y, subject.threat, keys=keys)
+        for row, holds, least in zip(rows, found.holds.tolist(), found.margin.tolist(), strict=True):
+            if not holds:
+                yield Failure(row["index"], f"{name} does not certify it: it proves a margin of {least:.4g}")
+            elif not _close(row["proved_margin"], least):
+                yield Failure(
+                    row["index"], f"{name} proves a margin of {least:.4g}, and the run says {row['proved_margin']}"
+                )
+
+
 def _fault_without_attack(row: Row, label: int, logits: Tensor) -> str | None:
     prediction, verdict = int(logits.argmax()), row["verdict"]
     if verdict not in VERDICTS:
@@ -110,8 +143,6 @@ def _fault_without_attack(row: Row, label: int, logits: Tensor) -> str | None:
         return f"the confidence of the model is {_confidence(logits):.4f}, and the run says {row['confidence']}"
     if verdict == MISCLASSIFIED and not _close(row["margin"], _margin(logits, label)):
         return f"its margin is {_margin(logits, label):.4g}, and the run says {row['margin']}"
-    if verdict == CERTIFIED:
-        return "it is called certified, and the run holds no certificate for it"
     return None
 
 
@@ -120,6 +151,8 @@ def _fault_of_surplus(row: Row, items: Sequence[Row]) -> str | None:
         return f"it is called {row['verdict']}, and an adversarial image is stored for it"
     if row["attack"] is not None or row["broken_by"] != []:
         return f"it is called {row['verdict']}, and an attack is said to have broken it"
+    if row["verdict"] != CERTIFIED and (row["certifier"] is not None or row["proved_margin"] is not None):
+        return f"it is called {row['verdict']}, and a certifier is said to prove it"
     return None
 
 

@@ -6,6 +6,7 @@ name and renamed. So a run that is killed at any moment has whole blocks only, a
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,12 +100,14 @@ class Store:
 
     def seconds(self) -> Seconds:
         """The time all blocks took; a block whose timings are lost or damaged counts as none."""
-        clean, attribution, attacks = 0.0, 0.0, dict[str, float]()
+        clean, attribution = 0.0, 0.0
+        attacks, proofs = Counter[str](), Counter[str]()
         for timing in self._timings():
             clean, attribution = clean + timing.clean, attribution + timing.attribution
-            for name, value in timing.attacks.items():
-                attacks[name] = attacks.get(name, 0.0) + value
-        return Seconds(clean, attacks, attribution)
+            # A Counter adds numbers of any kind, by name.
+            attacks.update(timing.attacks)
+            proofs.update(timing.proofs)
+        return Seconds(clean, dict(attacks), attribution, dict(proofs))
 
     def missing(self, n: int) -> Int64[Tensor, "some"]:
         """The indices among 0 to n - 1 that have no verdict yet, in order."""

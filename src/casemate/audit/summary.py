@@ -1,7 +1,7 @@
 """What a run found, in the numbers that `casemate audit --json` prints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
@@ -26,6 +26,20 @@ class AttackCount:
 
 
 @dataclass(frozen=True)
+class ProofCount:
+    """What one certifier did: `tried` on the images that had no verdict when it ran, of which it `proved` some.
+
+    `unusable` says why it was not tried: it knows nothing about the classifier.
+    """
+
+    name: str
+    tried: int
+    proved: int
+    seconds: float
+    unusable: str | None
+
+
+@dataclass(frozen=True)
 class Summary:
     """The result of an audit. `seconds` is the work in the blocks, also that of earlier sessions of a resumed run.
 
@@ -41,6 +55,7 @@ class Summary:
     seconds: float
     bracket: Bracket
     attacks: tuple[AttackCount, ...]
+    certifiers: tuple[ProofCount, ...]
     evaluation: str | None
     symptoms: tuple[dict[str, Any], ...]
 
@@ -69,7 +84,7 @@ class Summary:
                 }
                 for attack in self.attacks
             ],
-            "certifiers": [],
+            "certifiers": [asdict(proof) | {"seconds": round(proof.seconds, 3)} for proof in self.certifiers],
             "evaluation": self.evaluation,
             "symptoms": list(self.symptoms),
         }
@@ -87,7 +102,10 @@ def summarise(store: Store) -> Summary:
         run=str(store.run),
         seconds=seconds.total,
         bracket=Bracket(**count_verdicts(verdicts)),
-        attacks=_count_attacks(verdicts, [attack["name"] for attack in manifest["attacks"]], seconds.attacks),
+        attacks=_count_attacks(
+            verdicts, [attack["name"] for attack in manifest["attacks"]], manifest["certifiers"], seconds.attacks
+        ),
+        certifiers=_count_proofs(verdicts, manifest["certifiers"], seconds.proofs),
         evaluation=diagnosis["evaluation"],
         symptoms=tuple(diagnosis["symptoms"]),
     )
@@ -98,8 +116,12 @@ def count_verdicts(verdicts: pl.DataFrame) -> dict[str, int]:
     return {verdict: int((verdicts["verdict"] == verdict).sum()) for verdict in VERDICTS}
 
 
-def _count_attacks(verdicts: pl.DataFrame, names: list[str], seconds: Mapping[str, float]) -> tuple[AttackCount, ...]:
-    standing = int((verdicts["verdict"] != MISCLASSIFIED).sum())
+def _count_attacks(
+    verdicts: pl.DataFrame, names: list[str], certifiers: list[dict[str, Any]], seconds: Mapping[str, float]
+) -> tuple[AttackCount, ...]:
+    early = [proof["name"] for proof in certifiers if proof["early"]]
+    # What is proved early is shown to no attack but the first, which is no attempt to break it.
+    standing = int((verdicts["verdict"] != MISCLASSIFIED).sum()) - int(verdicts["certifier"].is_in(early).sum())
     broken = verdicts.filter(pl.col("verdict") == BROKEN)
     counts = []
     for name in names:
@@ -107,4 +129,20 @@ def _count_attacks(verdicts: pl.DataFrame, names: list[str], seconds: Mapping[st
         alone = int((mine["broken_by"].list.len() == 1).sum())
         counts.append(AttackCount(name, standing, len(mine), alone, seconds.get(name, 0.0)))
         standing -= len(mine)
+    return tuple(counts)
+
+
+def _count_proofs(
+    verdicts: pl.DataFrame, certifiers: list[dict[str, Any]], seconds: Mapping[str, float]
+) -> tuple[ProofCount, ...]:
+    broken = int((verdicts["verdict"] == BROKEN).sum())
+    standing = int((verdicts["verdict"] != MISCLASSIFIED).sum())
+    counts = []
+    # In the order in which they ran: the attacks come between the early ones and the others.
+    for proof in sorted(certifiers, key=lambda proof: not proof["early"]):
+        name, unusable = proof["name"], proof["unusable"]
+        proved = int((verdicts["certifier"] == name).sum())
+        tried = 0 if unusable else standing - (0 if proof["early"] else broken)
+        counts.append(ProofCount(name, tried, proved, seconds.get(name, 0.0), unusable))
+        standing -= proved
     return tuple(counts)

@@ -33,6 +33,8 @@ VERDICT_SCHEMA = pl.Schema(
         "margin": pl.Float64(),
         "evidence_sha256": pl.String(),
         "broken_by": pl.List(pl.String()),
+        "certifier": pl.String(),
+        "proved_margin": pl.Float64(),
     }
 )
 EVIDENCE_SCHEMA = pl.Schema({"index": pl.Int64(), "shape": pl.List(pl.Int64()), "image": pl.Binary()})
@@ -40,15 +42,16 @@ EVIDENCE_SCHEMA = pl.Schema({"index": pl.Int64(), "shape": pl.List(pl.Int64()), 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of a block, or of a whole run, went; `attacks` by the name of the stage."""
+    """Where the time of a block, or of a whole run, went; `attacks` and `proofs` by name."""
 
     clean: float = 0.0
     attacks: dict[str, float] = field(default_factory=dict)
     attribution: float = 0.0
+    proofs: dict[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
-        return self.clean + sum(self.attacks.values()) + self.attribution
+        return self.clean + sum(self.attacks.values()) + self.attribution + sum(self.proofs.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,8 @@ class Block:
 
     `broke[i, k]` says that the k-th stage breaks image i. `x_adv`, `distance` and the two adversarial columns belong
     to the first stage that does; where none does they mean nothing. `margin` is the logit of the label minus the best
-    other one at the worst point found, which is `x_adv` where the image is broken.
+    other one at the worst point found, which is `x_adv` where the image is broken. `proved_by[i]` is the place in
+    `certifiers` of the one that proves image i, and -1 for none; `proved_margin` is what that margin is at least.
     """
 
     index: Int64[Tensor, "batch"]
@@ -71,6 +75,9 @@ class Block:
     adversarial_confidence: Float64[Tensor, "batch"]
     distance: Float64[Tensor, "batch"]
     margin: Float64[Tensor, "batch"]
+    certifiers: tuple[str, ...]
+    proved_by: Int64[Tensor, "batch"]
+    proved_margin: Float64[Tensor, "batch"]
     seconds: Seconds
 
     def verdicts(self) -> pl.DataFrame:
@@ -89,7 +96,9 @@ class Block:
     def _verdict(self, place: int) -> str:
         if self.prediction[place] != self.label[place]:
             return MISCLASSIFIED
-        return BROKEN if self.broke[place].any() else UNRESOLVED
+        if self.broke[place].any():
+            return BROKEN
+        return CERTIFIED if self.proved_by[place] >= 0 else UNRESOLVED
 
     def _row(self, place: int) -> dict[str, Any]:
         verdict = self._verdict(place)
@@ -103,6 +112,11 @@ class Block:
             "margin": float(self.margin[place]),
             "broken_by": [],
         }
+        if verdict == CERTIFIED:
+            row |= {
+                "certifier": self.certifiers[int(self.proved_by[place])],
+                "proved_margin": float(self.proved_margin[place]),
+            }
         if verdict == BROKEN:
             broken_by = [name for name, broke in zip(self.stages, self.broke[place].tolist(), strict=True) if broke]
             row |= {

@@ -4,6 +4,7 @@ from casemate.bounds.box import box_of as box_of
 from casemate.bounds.certificate import Certificate as Certificate
 from casemate.bounds.certificate import Certifier as Certifier
 from casemate.bounds.certifiers import CROWN as CROWN
+from casemate.bounds.certifiers import CROWNIBP as CROWNIBP
 from casemate.bounds.certifiers import IBP as IBP
 from casemate.bounds.certifiers import AlphaCROWN as AlphaCROWN
 from casemate.bounds.graph import Graph as Graph

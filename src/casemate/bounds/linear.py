@@ -23,7 +23,7 @@ from casemate.bounds.coefficients import Bounds, Coefficients, Dense, together, 
 from casemate.bounds.graph import Graph, Node
 from casemate.bounds.interpreter import Rule, rule_for
 from casemate.bounds.interval import Interval, Intervals
-from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, Operation
+from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, MaxPool2d, Operation
 from casemate.bounds.relaxation import Lines, Slope, lines
 from casemate.bounds.rounding import Rounding
 from casemate.bounds.specification import Margins, rivals
@@ -41,7 +41,8 @@ Slopes = Mapping[int, Tensor]
 class LinearBounds:
     """Bounds of every node of `graph` for some images, which are inside `image` and, in l2 and l1, in the ball too.
 
-    `boxes` holds an interval for each node that was reached so far.
+    `boxes` holds an interval for each node that was reached so far. Without `tighten` they are those of the forward
+    pass alone, which costs no pass back (CROWN-IBP, Zhang et al. 2020, arXiv:1906.06316).
     """
 
     graph: Graph
@@ -50,6 +51,7 @@ class LinearBounds:
     image: Interval
     domain: Intervals
     slope: Slope = "adaptive"
+    tighten: bool = True
     boxes: list[Interval] = field(default_factory=list)
     _errors: dict[int, Tensor | None] = field(default_factory=dict)
     _relaxed: dict[int, Lines] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class LinearBounds:
         for place, node in enumerate(self.graph.nodes[1:], 1):
             self.boxes.append(self.domain.apply(node, *(self.boxes[source] for source in node.inputs)))
             feeds = any(isinstance(self.graph.nodes[reader].operation, LeakyReLU) for reader in readers[place])
-            if feeds and not self._is_exact(node):
+            if self.tighten and feeds and not self._is_exact(node):
                 self.boxes[place] = self._tightened(place)
 
     def lower(
@@ -126,9 +128,10 @@ class LinearBounds:
             return (rounding.gamma(operation.terms) + lost) * total + rounding.tiny(operation.terms)
         if isinstance(operation, Add):
             return (rounding.gamma(2) + lost) * (size + self.boxes[node.inputs[1]].size)
-        return (
-            rounding.gamma(getattr(operation, "roundings", 0)) * bool(getattr(operation, "roundings", 0)) + lost
-        ) * size
+        if isinstance(operation, MaxPool2d):
+            return lost * operation.function(size)
+        assert isinstance(operation, LeakyReLU)
+        return (rounding.gamma(1) + lost if operation.slope else lost) * size
 
     def _is_exact(self, node: Node) -> bool:
         """Whether the interval of a node is the best there is: an affine function of the box of the image itself."""
@@ -191,6 +194,29 @@ class LinearBounds:
             self._relaxed[at] = lines(box.lower, box.upper, node.operation.slope, self.slope)
         return self._relaxed[at]
 
+    def _max_pool(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[Tensor, list[Coefficients]]:
+        """At least the entry with the largest lower bound, which it is where no other can be larger.
+
+        Elsewhere at most a constant, the largest upper bound (Singh et al. 2019, section 4).
+        """
+        node = self.graph.nodes[at]
+        assert isinstance(node.operation, MaxPool2d)
+        shape, windows = self.graph.nodes[node.inputs[0]].shape, node.operation.windows
+        box = self.boxes[node.inputs[0]]
+        lower, upper = windows(box.lower), windows(box.upper)
+        best = lower.argmax(dim=2, keepdim=True)
+        others = upper.scatter(2, best, -torch.inf).amax(dim=2)
+        decided = lower.gather(2, best).squeeze(2) >= others
+        # In float64, whose integers are exact, because windows are cut from floats alone.
+        numbers = torch.arange(prod(shape), dtype=torch.float64, device=lower.device).view(1, *shape)
+        places = windows(numbers).expand_as(lower).gather(2, best).long().flatten(1)
+        values = a.dense().values.flatten(3)
+        through = torch.where((values > 0) | decided[:, None], values, 0)
+        constant = ((values - through) * upper.amax(dim=2)[:, None]).flatten(2).sum(dim=2)
+        before = values.new_zeros(*values.shape[:2], prod(shape))
+        before = before.scatter_add(2, places[:, None].expand(-1, values.shape[1], -1), through.flatten(2))
+        return constant, [Dense(before.unflatten(2, shape))]
+
     def _add(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[None, list[Coefficients]]:
         operation = self.graph.nodes[at].operation
         assert isinstance(operation, Add)
@@ -211,6 +237,7 @@ def _where_larger(where: Tensor, old: Tensor, new: Tensor) -> Tensor:
 RULES: Mapping[type[Operation], Rule] = {
     Affine: LinearBounds._affine,
     LeakyReLU: LinearBounds._activation,
+    MaxPool2d: LinearBounds._max_pool,
     Add: LinearBounds._add,
     Concatenate: LinearBounds._concatenate,
 }

@@ -8,6 +8,7 @@ import typer
 from casemate import __version__
 from casemate.cli.attack import attack
 from casemate.cli.audit import audit
+from casemate.cli.certify import certify
 from casemate.cli.challenge import challenge
 from casemate.cli.check import check
 from casemate.cli.demo import demo
@@ -15,7 +16,7 @@ from casemate.cli.lists import data, models
 from casemate.cli.pages import compare, report
 from casemate.cli.reproduce import reproduce
 from casemate.cli.train import train
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, Contradiction
 from casemate.malloc import keep_freed_memory
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, audit, attack, check, challenge, reproduce, report, compare, data, models):
+for command in (demo, train, audit, attack, certify, check, challenge, reproduce, report, compare, data, models):
     app.command()(command)
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     keep_freed_memory()
     try:
         app(args=arguments)
-    except (CasemateError, OSError, MemoryError) as error:
+    except (CasemateError, Contradiction, OSError, MemoryError) as error:
         if debug:
             raise
         sentence = " ".join(str(error).split()) or type(error).__name__

@@ -32,6 +32,10 @@ def audit(
     threat: ThreatText,
     split: Split = "test",
     preset: Annotated[str, typer.Option(help="How hard to try: quick, standard or thorough.")] = "standard",
+    certifiers: Annotated[
+        str | None,
+        typer.Option(help="Which to try, such as ibp,crown: ibp, crown-ibp, crown, alpha-crown; none for none."),
+    ] = None,
     limit: Limit = None,
     weights: Weights = None,
     run: Annotated[Path | None, typer.Option(help="The run folder; named after the audit if left out.")] = None,
@@ -64,6 +68,7 @@ def audit(
             ball,
             run=folder,
             preset=preset,
+            proofs=None if certifiers is None else auditing.proofs_by_names(_names(certifiers)),
             seed=seed,
             precision=precision_of(precision),
             batch_size=batch_size,
@@ -85,3 +90,7 @@ def audit(
         console.say(f"report: {page}\ncheck it: casemate check {folder}")
     if require is not None and summary.bracket.attacked_accuracy < require:
         raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [] if text == "none" else [name.strip() for name in text.split(",")]

@@ -35,7 +35,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]
 
 
 def print_summary(summary: audit.Summary) -> None:
-    """The bracket and what each attack did."""
+    """The bracket, and what each attack and each certifier did."""
     bracket = summary.bracket
     low, high = bracket.interval
     rows = [(attack.name, attack.tried, attack.broke, attack.alone, attack.seconds) for attack in summary.attacks]
@@ -44,6 +44,12 @@ def print_summary(summary: audit.Summary) -> None:
         ("attack", "tried", "broke", "alone", "seconds"),
         rows,
     )
+    if summary.certifiers:
+        print_table(
+            "",
+            ("certifier", "tried", "proved", "seconds"),
+            [(proof.name, proof.tried, proof.proved, proof.seconds) for proof in summary.certifiers],
+        )
     lines = (
         f"clean accuracy      {bracket.clean_accuracy:7.2%}",
         f"attacked accuracy   {bracket.attacked_accuracy:7.2%}  (upper end)",
@@ -51,7 +57,12 @@ def print_summary(summary: audit.Summary) -> None:
         f"robust accuracy is in [{low:.2%}, {high:.2%}] at 95% confidence",
         f"no failure found with this budget for {bracket.certified + bracket.unresolved} of {bracket.n} images",
     )
-    Console(highlight=False).print("\n".join((*lines, *_diagnosis(summary))), markup=False)
+    Console(highlight=False).print("\n".join((*lines, *_unusable(summary), *_diagnosis(summary))), markup=False)
+
+
+def _unusable(summary: audit.Summary) -> list[str]:
+    """Why a certifier was not tried."""
+    return [f"{proof.name} was not tried: {proof.unusable}" for proof in summary.certifiers if proof.unusable]
 
 
 def _diagnosis(summary: audit.Summary) -> list[str]:

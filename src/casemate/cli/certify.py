@@ -1,0 +1,96 @@
+"""`casemate certify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from casemate.cli.options import (
+    Data,
+    Device,
+    Json,
+    Limit,
+    Model,
+    Seed,
+    Split,
+    ThreatText,
+    Weights,
+    open_all,
+)
+from casemate.errors import CasemateError
+
+
+def certify(
+    model: Model,
+    data: Data,
+    threat: ThreatText,
+    certifier: Annotated[
+        str, typer.Option(help="ibp, crown-ibp, crown or alpha-crown: from the cheapest to the tightest.")
+    ] = "ibp",
+    slope: Annotated[
+        str, typer.Option(help="crown: the line below an activation, adaptive, same, zero or one.")
+    ] = "adaptive",
+    n_steps: Annotated[int, typer.Option(help="alpha-crown: steps of optimisation for each image.")] = 20,
+    split: Split = "test",
+    limit: Limit = None,
+    weights: Weights = None,
+    out: Annotated[Path | None, typer.Option(help="Write what is proved of each image here, as CSV.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Run one certifier alone and say what it proves."""
+    import time
+
+    import polars as pl
+    import torch
+
+    from casemate import files, rng
+    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, Certifier
+    from casemate.bounds.relaxation import check_slope
+    from casemate.cli import console
+
+    line = check_slope(slope)
+    chosen: Certifier
+    match certifier:
+        case "ibp":
+            chosen = IBP()
+        case "crown-ibp":
+            chosen = CROWNIBP(slope=line)
+        case "crown":
+            chosen = CROWN(slope=line)
+        case "alpha-crown":
+            chosen = AlphaCROWN(slope=line, n_steps=n_steps)
+        case _:
+            raise CasemateError(f"unknown certifier {certifier!r}: choose ibp, crown-ibp, crown or alpha-crown")
+    opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
+    place = next(opened.model.parameters(), dataset.images).device
+    parts = []
+    start = time.perf_counter()
+    with console.Bar("certify") as bar:
+        for at in torch.arange(len(dataset)).split(256):
+            bar.show(int(at[0]), len(dataset), certifier)
+            x, y = dataset.images[at].to(place), dataset.labels[at].to(place)
+            keys = rng.image_keys(seed, at.to(place))
+            parts.append(chosen.certify(opened.model, x, y, ball, keys=keys))
+    seconds = time.perf_counter() - start
+    holds = torch.cat([part.holds for part in parts]).cpu()
+    margin = torch.cat([part.margin for part in parts]).cpu()
+    if out is not None:
+        columns = {"index": range(len(holds)), "certified": holds.tolist(), "margin": margin.tolist()}
+        files.write_bytes(out, pl.DataFrame(columns).write_csv().encode())
+    result = {
+        "model": model,
+        "data": f"{data}[{split}]",
+        "threat": str(ball),
+        "certifier": repr(chosen),
+        "n": len(holds),
+        "seed": seed,
+        "seconds": round(seconds, 3),
+        "certified": int(holds.sum()),
+        "certified_accuracy": float(holds.double().mean()),
+    }
+    if json:
+        console.print_json(result)
+    else:
+        console.print_table("certify", ("", "value"), ((key, str(value)) for key, value in result.items()))
