@@ -1,7 +1,7 @@
 import errno
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,9 +10,10 @@ from torch import nn
 
 from casemate import gradients
 from casemate.attacks import PGD, Transfer
-from casemate.audit import Stage, Store, audit, check
+from casemate.audit import Proof, Stage, Store, audit, check
 from casemate.audit.manifest import settings
-from casemate.errors import CasemateError
+from casemate.bounds import CROWNIBP, Certificate
+from casemate.errors import CasemateError, Contradiction
 from casemate.testing.models import Noisy
 from casemate.threat import Linf
 
@@ -60,12 +61,20 @@ def test_the_summary_counts_what_is_stored(model, data, quiet):
     ]  # fmt: skip
     assert sum(summary["verdicts"].values()) == summary["n"] == len(rows) == len(data)
     assert all(summary["verdicts"][name] for name in ("misclassified", "broken", "unresolved"))
+    early, late = summary["certifiers"]
+    assert (early["name"], late["name"]) == ("IBP", "CROWN-IBP")
+    proved = {proof["name"]: (rows["certifier"] == proof["name"]).sum() for proof in summary["certifiers"]}
+    assert proved == {"IBP": early["proved"], "CROWN-IBP": late["proved"]}
+    assert summary["verdicts"]["certified"] == early["proved"] + late["proved"] > 0
     standing = summary["n"] - summary["verdicts"]["misclassified"]
+    assert early["tried"] == standing
+    standing -= early["proved"]
     for attack in summary["attacks"]:
         assert attack["tried"] == standing
         standing -= attack["broke"]
         assert attack["alone"] == sum(row["broken_by"] == [attack["name"]] for row in rows.iter_rows(named=True))
-    assert standing == summary["verdicts"]["unresolved"]
+    assert late["tried"] == standing
+    assert standing - late["proved"] == summary["verdicts"]["unresolved"]
     assert check(quiet, model=model, data=data).ok
 
 
@@ -342,3 +351,33 @@ def test_a_resumed_run_keeps_its_precision(model, data, tmp_path):
     assert Store(tmp_path).manifest()["precision"] == "bfloat16"
     again(model, data, tmp_path)
     assert check(tmp_path, model=model, data=data).ok
+
+
+@dataclass(frozen=True)
+class Says:
+    """Calls everything certified, or a classifier that it knows nothing about."""
+
+    knows: bool = True
+
+    def certify(self, model, x, y, threat, *, keys=None):
+        if not self.knows:
+            raise CasemateError("the layer waves has no rule")
+        margin = torch.ones(len(x), dtype=torch.float64)
+        return Certificate(margin > 0, margin, threat.eps * margin)
+
+
+def test_an_image_both_proved_and_broken_stops_the_audit(model, data, tmp_path):
+    liar = Proof("liar", Says(), early=True)
+    with pytest.raises(Contradiction, match="image [0-9]+ is certified by liar and broken by FGSM"):
+        audit(model, data, Linf(0.3), run=tmp_path, stages=STAGES, proofs=(liar,), curves=False, diagnosis=False)
+    assert not len(Store(tmp_path).verdicts())
+
+
+def test_a_certifier_that_knows_nothing_is_left_out_and_says_why(model, data, tmp_path):
+    proofs = (Proof("waves", Says(knows=False)), Proof("CROWN-IBP", CROWNIBP()))
+    summary = audit(model, data, THREAT, run=tmp_path, stages=STAGES, proofs=proofs, curves=False, diagnosis=False)
+    waves, bounds = summary.certifiers
+    assert waves.unusable == "the layer waves has no rule"
+    assert (waves.tried, waves.proved) == (0, 0)
+    assert bounds.unusable is None
+    assert bounds.proved > 0

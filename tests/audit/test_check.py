@@ -111,7 +111,7 @@ def test_the_clean_image_is_no_evidence(run, model, data):
         ("misclassified", {"verdict": "unresolved"}, "without an attack"),
         ("misclassified", {"label": 9}, "the run says 9"),
         ("misclassified", {"margin": -50.0}, "its margin is"),
-        ("unresolved", {"verdict": "certified"}, "holds no certificate"),
+        ("unresolved", {"verdict": "certified"}, "certified by None"),
         ("unresolved", {"verdict": "broken"}, "no adversarial images are stored"),
         ("unresolved", {"verdict": "safe"}, "none of misclassified, broken, certified, unresolved"),
         ("unresolved", {"verdict": None}, "none of misclassified"),
@@ -259,3 +259,27 @@ def test_progress_ends_at_all_images(run, model, data):
     told = []
     check(run, model=model, data=data, progress=lambda done, n: told.append((done, n)))
     assert told == [(20, 40), (40, 40)]
+
+
+def test_a_false_certificate_is_found(run, model, data):
+    index = first(run, "unresolved")
+    change_row(run, index, verdict="certified", certifier="IBP", proved_margin=0.1)
+    (failure, *_) = check(run, model=model, data=data).failures
+    assert failure.index == index
+    assert re.fullmatch(r"IBP does not certify it: it proves a margin of -[0-9.]+", failure.sentence)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "values", "sentence"),
+    [
+        ("certified", {"proved_margin": 100.0}, "(CROWN-)?IBP proves a margin of [0-9.e-]+, and the run says 100.0"),
+        ("certified", {"certifier": "oracle"}, "it is said to be certified by 'oracle', which is not among the run's"),
+        ("unresolved", {"certifier": "IBP"}, "it is called unresolved, and a certifier is said to prove it"),
+    ],
+)
+def test_a_changed_claim_of_a_proof_is_found(run, model, data, verdict, values, sentence):
+    index = first(run, verdict)
+    change_row(run, index, **values)
+    (failure, *_) = check(run, model=model, data=data).failures
+    assert failure.index == index
+    assert re.fullmatch(sentence, failure.sentence)

@@ -90,6 +90,8 @@ def _row(
     row |= {"confidence": float(rng.uniform(0.6, 1)), "margin": float(rng.gamma(3, 1.5))}
     if verdict == "misclassified":
         row |= {"prediction": wrong, "margin": -float(rng.gamma(2, 0.6))}
+    if verdict == "certified":
+        row |= {"certifier": "IBP", "proved_margin": float(rng.gamma(2, 0.5))}
     if verdict == "broken":
         first = min(int(rng.exponential(0.9)), len(stages) - 1)
         later = [name for name in stages[first + 1 :] if rng.random() < 0.6]
@@ -127,7 +129,16 @@ def _summary(
         "robust_accuracy_interval": [clopper_pearson(counts["certified"], n)[0], clopper_pearson(standing, n)[1]],
         "verdicts": counts,
         "attacks": attacks,
-        "certifiers": [],
+        "certifiers": [
+            {
+                "name": "IBP",
+                "tried": n - counts["misclassified"],
+                "proved": counts["certified"],
+                "seconds": 0.3,
+                "unusable": None,
+            },
+            {"name": "CROWN-IBP", "tried": 0, "proved": 0, "seconds": 0.0, "unusable": "no rule for pool1"},
+        ],
         "evaluation": None,
         "symptoms": [],
     }
@@ -151,7 +162,7 @@ def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[
         "seconds": 812.3,
     }
     return {
-        "format": 1,
+        "format": 2,
         "casemate_version": "0.1.0",
         "torch_version": "2.9.0",
         "python_version": "3.11.7",
@@ -164,6 +175,10 @@ def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[
         "seed": 0,
         "preset": "standard",
         "attacks": [{"name": name, "settings": settings} for name in stages],
+        "certifiers": [
+            {"name": "IBP", "early": True, "settings": {"kind": "IBP"}, "unusable": None},
+            {"name": "CROWN-IBP", "early": False, "settings": {"kind": "CROWNIBP"}, "unusable": "no rule for pool1"},
+        ],
         "precision": "bfloat16",
         "batch_size": None,
         "device": "cpu",

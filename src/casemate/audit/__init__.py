@@ -8,7 +8,7 @@ from casemate.audit.check import check as check
 from casemate.audit.diagnosis import diagnose as diagnose
 from casemate.audit.presets import PRESETS as PRESETS
 from casemate.audit.proofs import Proof as Proof
-from casemate.audit.proofs import by_names as proofs_by_names
+from casemate.audit.proofs import proofs_by_names as proofs_by_names
 from casemate.audit.replay import Failure as Failure
 from casemate.audit.statistics import Bracket as Bracket
 from casemate.audit.statistics import clopper_pearson as clopper_pearson

@@ -16,7 +16,7 @@ from casemate.audit.cascade import Stage, run_block
 from casemate.audit.curves import MAX_IMAGES, N_PATHS, accuracy_against_eps, loss_paths
 from casemate.audit.diagnosis import diagnose
 from casemate.audit.manifest import describe_run, device_of
-from casemate.audit.proofs import PROOFS, Proof, by_names, usable
+from casemate.audit.proofs import PROOFS, Proof, proofs_by_names, usable
 from casemate.audit.refusals import refuse_unfit, settle_search
 from casemate.audit.store import Store
 from casemate.audit.summary import Summary, count_verdicts, summarise
@@ -86,7 +86,7 @@ def audit(
     cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
     _refuse_cascade(cascade, block_size)
     settle_search(engine, data)
-    chosen = by_names(PROOFS[preset]) if proofs is None else tuple(proofs)
+    chosen = proofs_by_names(PROOFS[preset]) if proofs is None else tuple(proofs)
     judged = _usable(engine, data, threat, chosen)
     manifest = describe_run(
         engine,

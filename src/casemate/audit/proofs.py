@@ -41,7 +41,7 @@ PROOFS: dict[str, tuple[str, ...]] = {
 }
 
 
-def by_names(names: Sequence[str]) -> tuple[Proof, ...]:
+def proofs_by_names(names: Sequence[str]) -> tuple[Proof, ...]:
     """The certifiers called `names`; raises `CasemateError` listing the known ones. Intervals are early."""
     for name in names:
         if name not in CERTIFIERS:

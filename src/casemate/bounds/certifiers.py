@@ -138,8 +138,14 @@ def _certificate(
         if len(images):
             parts.append(margins(subject, images, labels, threat).amin(dim=1).detach())
     margin = torch.cat(parts)
-    # A bound that is not a number proves nothing.
-    margin = torch.nan_to_num(margin, nan=-torch.inf)
+    # A bound that is not a number proves nothing. Sums in float64 round differently in batches of different sizes; a
+    # float32 below the margin is as true, and the same for all of them.
+    margin = _float32_below(torch.nan_to_num(margin, nan=-torch.inf)).double()
     holds = margin > 0
     eps = threat.eps if isinstance(threat, (Linf, L2, L1)) else 0.0
     return Certificate(holds, margin, torch.where(holds, eps, 0.0).double())
+
+
+def _float32_below(values: Tensor) -> Tensor:
+    rounded = values.float()
+    return torch.where(rounded.double() > values, rounded.nextafter(torch.tensor(-torch.inf)), rounded)

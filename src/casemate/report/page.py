@@ -70,6 +70,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "commands": [line for line in manifest.get("command_lines") or [manifest["command"]] if line],
         "groups": settings.settings_groups(manifest),
         "attack_rows": settings.attack_rows(manifest),
+        "certifier_rows": settings.certifier_rows(manifest),
     }
 
 

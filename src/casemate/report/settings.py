@@ -6,7 +6,7 @@ from typing import Any
 
 LONGEST_LIST = 20
 # Entries of the manifest that have a place of their own on the page.
-_ELSEWHERE = ("model", "data", "attacks", "command", "command_lines")
+_ELSEWHERE = ("model", "data", "attacks", "certifiers", "command", "command_lines")
 Rows = list[tuple[str, str]]
 
 
@@ -26,6 +26,11 @@ def settings_groups(manifest: Mapping[str, Any]) -> list[tuple[str, Rows]]:
 def attack_rows(manifest: Mapping[str, Any]) -> Rows:
     """Each stage of the cascade with its settings in one line."""
     return [(stage["name"], described(stage["settings"])) for stage in manifest["attacks"]]
+
+
+def certifier_rows(manifest: Mapping[str, Any]) -> Rows:
+    """Each certifier with its settings in one line."""
+    return [(proof["name"], described(proof["settings"])) for proof in manifest["certifiers"]]
 
 
 def described(settings: Any) -> str:
