@@ -1,7 +1,7 @@
 """A classifier as a graph of operations: traced once by torch.fx, lowered whenever its weights changed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -65,8 +65,11 @@ class Tracing:
                 ) from error
             self._values = _Recorder(self._traced).record(pair)
 
-    def graph(self) -> Graph:
-        """The operations with the weights as they are now; raises `CasemateError` for a layer that is not known."""
+    def graph(self, statistics: Mapping[nn.Module, tuple[Tensor, Tensor]] | None = None) -> Graph:
+        """The operations with the weights as they are now; raises `CasemateError` for a layer that is not known.
+
+        `statistics` are the mean and variance to use in place of the running ones by layers of batch normalisation.
+        """
         nodes: list[Node] = []
         # What does not depend on the image, and the numbers of the nodes that do.
         known: dict[fx.Node, Any] = {}
@@ -91,6 +94,7 @@ class Tracing:
                 continue
             else:
                 layer = self._layer(node, {source: self._values[source] for source in variable}, argument)
+                layer = replace(layer, statistics=(statistics or {}).get(layer.target))
                 inputs = tuple(place_of[source] for source in variable)
                 found = Node(layer.name, lowering.lower(layer), inputs, tuple(recorded.shape[1:]))
             place_of[node] = len(nodes)

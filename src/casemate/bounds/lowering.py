@@ -46,7 +46,8 @@ class Variable:
 class Layer:
     """One call in the classifier: `target` is a module, a function or the name of a method.
 
-    Arguments that depend on the image are `Variable`s. `result` is what it returned for two images.
+    Arguments that depend on the image are `Variable`s. `result` is what it returned for two images. `statistics` are
+    the mean and variance that a batch normalisation takes, where not its running ones.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Layer:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     result: Tensor
+    statistics: tuple[Tensor, Tensor] | None = None
 
     def refused(self, why: str) -> CasemateError:
         return CasemateError(f"the layer {self.name} ({self.kind}) {why}")
@@ -119,22 +121,19 @@ def _conv2d(
 
 
 def _batch_norm(layer: Layer) -> Operation:
-    module: nn.BatchNorm2d = layer.target
-    if module.running_mean is None or module.running_var is None:
-        raise layer.refused("normalises by the batch, which mixes its images: keep running statistics")
-    return scale_of_batch_norm(module, module.running_mean, module.running_var, len(layer.out))
-
-
-def scale_of_batch_norm(module: Any, mean: Tensor, variance: Tensor, n_axes: int) -> Scale:
     """(x - mean) / sqrt(variance + eps) weight + bias as one factor and shift for each channel."""
-    # In the weights' own precision or better: the classifier's rounding of the factor is counted by `Scale.terms`.
+    module: nn.BatchNorm2d = layer.target
+    mean, variance = layer.statistics or (module.running_mean, module.running_var)
+    if mean is None or variance is None:
+        raise layer.refused("normalises by the batch, which mixes its images: keep running statistics")
     factor = (variance + module.eps).rsqrt()
-    if module.weight is not None:
+    if module.affine:
         factor = factor * module.weight
     shift, size = -mean * factor, (mean * factor).abs()
-    if module.bias is not None:
+    if module.affine:
         shift, size = shift + module.bias, size + module.bias.abs()
-    view = (-1, *(1 for _ in range(n_axes - 1)))
+    view = (-1, *(1 for _ in layer.out[1:]))
+    # What the classifier loses in the factor is among the roundings that `Scale` counts.
     return Scale(factor.view(view), shift.view(view), size.view(view))
 
 

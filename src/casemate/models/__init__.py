@@ -12,6 +12,9 @@ import torch
 from torch import nn
 
 from casemate.errors import CasemateError
+from casemate.models.gowal import gowal_large as gowal_large
+from casemate.models.gowal import gowal_medium as gowal_medium
+from casemate.models.gowal import gowal_small as gowal_small
 from casemate.models.madry_cifar import madry_cifar as madry_cifar
 from casemate.models.madry_mnist import madry_mnist as madry_mnist
 from casemate.models.pooled_resnet import pooled_resnet as pooled_resnet
@@ -27,6 +30,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "tramer-b": tramer_b,
     "preact-resnet": preact_resnet,
     "pooled-resnet": pooled_resnet,
+    "gowal-small": gowal_small,
+    "gowal-medium": gowal_medium,
+    "gowal-large": gowal_large,
     "fast-at": fast_at,
     "small-cnn": small_cnn,
     "thresholded": thresholded,

@@ -15,7 +15,7 @@ from casemate.threat import parse
 from casemate.training import recipe as recipes
 from casemate.training.folder import finished
 from casemate.training.log import Observer
-from casemate.training.recipe import NaturalSettings, Recipe
+from casemate.training.recipe import IntervalSettings, NaturalSettings, Recipe
 
 # Far from the seeds that `--seed` adds to, so that a copy is never the original of another run.
 SEEDS_BETWEEN_COPIES = 1000
@@ -63,7 +63,7 @@ def _against(recipe: Recipe, text: str) -> Recipe:
     """
     old, new = parse(recipe.train_threat or recipe.threat), parse(text)
     objective = recipe.objective
-    if not isinstance(objective, NaturalSettings) and objective.step_size is not None:
+    if not isinstance(objective, NaturalSettings | IntervalSettings) and objective.step_size is not None:
         step_size = objective.step_size * new.eps / old.eps if type(new) is type(old) else None
         objective = objective.model_copy(update={"step_size": step_size})
     return recipe.model_copy(update={"threat": str(new), "train_threat": None, "objective": objective})

@@ -14,6 +14,7 @@ from casemate.threat import parse
 from casemate.training import schedule
 from casemate.training.adversarial import Adversarial
 from casemate.training.fast import Fast
+from casemate.training.interval import IntervalTraining
 from casemate.training.natural import Natural
 from casemate.training.objective import Ball, Objective
 from casemate.training.schedule import Shape
@@ -80,6 +81,20 @@ class TradesSettings(_Strict):
         return Trades(threat, **self.model_dump(exclude={"kind"}))
 
 
+class IntervalSettings(_Strict):
+    """Certified training by intervals."""
+
+    kind: Literal["interval"]
+    kappa: Share = 0.5
+    warm_up: Share = 0.03
+    ramp: Share = 0.17
+    growth: Literal["linear", "smooth"] = "linear"
+    regulariser: NotNegative = 0.0
+
+    def build(self, threat: Ball) -> Objective:
+        return IntervalTraining(threat, **self.model_dump(exclude={"kind"}))
+
+
 class ModelSettings(_Strict):
     """An architecture of `casemate models` and its arguments."""
 
@@ -88,7 +103,10 @@ class ModelSettings(_Strict):
 
 
 class OptimiserSettings(_Strict):
-    """Adam or SGD with Nesterov momentum; `lr` is the peak of the schedule. Weight decay is AdamW's or SGD's own."""
+    """Adam or SGD with Nesterov momentum; `lr` is the peak of the schedule. Weight decay is AdamW's or SGD's own.
+
+    `clip` is what the norm of the gradient of all weights is cut to.
+    """
 
     kind: Literal["adam", "sgd"] = "adam"
     lr: Positive = 1e-3
@@ -96,6 +114,7 @@ class OptimiserSettings(_Strict):
     weight_decay: NotNegative = 0.0
     schedule: Shape = "linear"
     warm_up: Share = 0.0
+    clip: Positive | None = None
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         if self.kind == "adam":
@@ -133,7 +152,8 @@ class Recipe(_Strict):
     data: str
     model: ModelSettings
     objective: Annotated[
-        NaturalSettings | AdversarialSettings | FastSettings | TradesSettings, Field(discriminator="kind")
+        NaturalSettings | AdversarialSettings | FastSettings | TradesSettings | IntervalSettings,
+        Field(discriminator="kind"),
     ]
     threat: str
     train_threat: str | None = None

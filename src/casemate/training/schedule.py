@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-Shape = Literal["constant", "linear", "cosine", "steps", "cyclic", "flat-linear"]
+Shape = Literal["constant", "linear", "cosine", "steps", "cyclic", "flat-linear", "late-steps"]
 
 
 def rate(shape: Shape, progress: float, warm_up: float = 0.0) -> float:
@@ -11,7 +11,8 @@ def rate(shape: Shape, progress: float, warm_up: float = 0.0) -> float:
 
     constant: 1. linear: falls to 0 at the end. cosine: half a cosine to 0. steps: 1, 0.1 from one half, 0.01 from
     three quarters (Madry et al. 2018, CIFAR-10). cyclic: rises to 1 at 0.4 and falls to 0 (Wong et al. 2020, MNIST;
-    it has its own rise). flat-linear: 1 for the first half, then linearly to 0.
+    it has its own rise). flat-linear: 1 for the first half, then linearly to 0. late-steps: 1, 0.2
+    from five sevenths, 0.04 from six (Shi et al. 2021, 50 and 60 of 70 epochs).
     """
     if progress < warm_up:
         return progress / warm_up
@@ -28,3 +29,5 @@ def rate(shape: Shape, progress: float, warm_up: float = 0.0) -> float:
             return progress / 0.4 if progress < 0.4 else (1 - progress) / 0.6
         case "flat-linear":
             return 1.0 if progress < 0.5 else 2 * (1 - progress)
+        case "late-steps":
+            return 1.0 if progress < 5 / 7 else 0.2 if progress < 6 / 7 else 0.04

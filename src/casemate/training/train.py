@@ -187,6 +187,8 @@ class _Run:
         loss: Tensor = self.objective(self.model, batch.x, batch.y, step=step)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
+        if self.recipe.optimiser.clip is not None:
+            self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.recipe.optimiser.clip)
         self.optimiser.step()
         if self.fabric.world_size > 1:
             # Each process updates running statistics from its own share; the next search needs the same everywhere.
