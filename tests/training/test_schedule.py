@@ -12,6 +12,7 @@ from casemate.training.schedule import Shape, rate
         ("steps", {0: 1, 0.499: 1, 0.5: 0.1, 0.749: 0.1, 0.75: 0.01, 0.99: 0.01}),
         ("cyclic", {0: 0, 0.2: 0.5, 0.4: 1, 0.7: 0.5, 1: 0}),
         ("flat-linear", {0: 1, 0.49: 1, 0.5: 1, 0.75: 0.5, 1: 0}),
+        ("late-steps", {0: 1, 0.71: 1, 0.72: 0.2, 0.85: 0.2, 0.86: 0.04, 0.99: 0.04}),
     ],
 )
 def test_shapes_at_points_worked_out_by_hand(shape: Shape, points: dict[float, float]) -> None:

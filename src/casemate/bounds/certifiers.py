@@ -120,7 +120,7 @@ class _Subject:
             raise CasemateError("bounds prove nothing about a classifier that draws at random: certify it by voting")
         own = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), x.dtype)
         exact = copy.deepcopy(model).eval().requires_grad_(False).double()
-        self.graph: Graph = Tracing(exact, torch.zeros(1, *x.shape[1:], dtype=torch.float64, device=x.device)).graph()
+        self.graph: Graph = Tracing(exact, (x[:1] if len(x) else x.new_full((1, *x.shape[1:]), 0.25)).double()).graph()
         deployed: Rounding = rounding_in(torch.float64, deployed=torch.finfo(own).eps / 2)
         self.domain = Intervals(deployed)
 

@@ -49,12 +49,13 @@ class Graph:
 class Tracing:
     """The computation of `model` on images like those of `example`, [batch, ...], in eval mode.
 
-    Raises `CasemateError` where the model cannot be traced: where it decides by the values of an image, say.
+    Raises `CasemateError` where the model cannot be traced: where it decides by the values of an image, say, or where
+    what was traced answers otherwise.
     """
 
     def __init__(self, model: nn.Module, example: Images) -> None:
         # Of two images, so that an axis of length 1 is not taken for the batch.
-        pair = example[:1].expand(2, *example.shape[1:])
+        pair = torch.cat([example[:1], 1 - example[:1]])
         with evaluating(model):
             try:
                 self._traced = fx.GraphModule(model, fx.Tracer().trace(model))
@@ -63,7 +64,10 @@ class Tracing:
                 raise CasemateError(
                     f"the classifier cannot be traced, so that nothing can be proved: {reason}"
                 ) from error
+            with torch.no_grad():
+                answer = model(pair.clone())
             self._values = _Recorder(self._traced).record(pair)
+            _refuse_another_function(answer, self._values)
 
     def graph(self, statistics: Mapping[nn.Module, tuple[Tensor, Tensor]] | None = None) -> Graph:
         """The operations with the weights as they are now; raises `CasemateError` for a layer that is not known.
@@ -88,11 +92,15 @@ class Tracing:
             recorded = self._values[node]
             if node.op == "placeholder":
                 found = Node("image", None, (), tuple(recorded.shape[1:]))
-            elif not variable or not isinstance(recorded, Tensor):
-                # A size, or something that the image has no part in. Sizes are those of the pair that was traced.
-                known[node] = recorded if variable else self._constant(node, argument)
+            elif not variable:
+                known[node] = self._constant(node, argument)
+                continue
+            elif not isinstance(recorded, Tensor) or _called(node) in ONLY_OF_THE_SHAPE:
+                # A size, or what depends on a size alone, as it was for the pair that was traced.
+                known[node] = recorded
                 continue
             else:
+                self._refuse_overwriting(node)
                 layer = self._layer(node, {source: self._values[source] for source in variable}, argument)
                 layer = replace(layer, statistics=(statistics or {}).get(layer.target))
                 inputs = tuple(place_of[source] for source in variable)
@@ -100,6 +108,24 @@ class Tracing:
             place_of[node] = len(nodes)
             nodes.append(found)
         raise CasemateError("the classifier returns nothing")
+
+    def _refuse_overwriting(self, node: fx.Node) -> None:
+        """Raise `CasemateError` where a layer writes into a result that another one reads as well.
+
+        The graph knows results by the layer that made them, so the other one would be given what was there before.
+        """
+        module = self._traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not _writes(node, module):
+            return
+        source = node.all_input_nodes[0]
+        while len(source.users) == 1:
+            if _called(source) not in VIEWS and not (
+                source.op == "call_module" and isinstance(self._traced.get_submodule(str(source.target)), VIEW_MODULES)
+            ):
+                return
+            # What is only another view of a result shares its memory.
+            source = source.all_input_nodes[0]
+        raise CasemateError(f"the layer {node.name} writes into what another layer reads: do not work in place there")
 
     def _constant(self, node: fx.Node, argument: Callable[[Any], Any]) -> Any:
         args, kwargs = argument(node.args), argument(node.kwargs)
@@ -124,6 +150,40 @@ class Tracing:
         return lowering.Layer(name, target if module is None else module, tuple(args), dict(kwargs), self._values[node])
 
 
+# What has no values of the image in it, only its shape.
+ONLY_OF_THE_SHAPE = frozenset(
+    {"new_ones", "new_zeros", "new_full", "new_empty", "ones_like", "zeros_like", "full_like", "empty_like"}
+)
+# What may share its memory with what it is given.
+VIEWS = frozenset(
+    {
+        "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "getitem",
+        "contiguous", "dropout",
+    }
+)  # fmt: skip
+VIEW_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+
+
+def _called(node: fx.Node) -> str:
+    """The name of the function or the method that a node calls; of a module or another node none."""
+    if node.op not in ("call_function", "call_method"):
+        return ""
+    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+
+
+def _writes(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a call writes its result into the memory of its first argument."""
+    name = _called(node)
+    return (
+        getattr(module, "inplace", False)
+        or node.kwargs.get("inplace") is True
+        # The names of torch end in one underscore, those of `operator` begin with an i.
+        or (name.endswith("_") and not name.endswith("__"))
+        or name in ("iadd", "isub", "imul", "itruediv")
+        or True in [value for value in node.args if isinstance(value, bool)]
+    )
+
+
 class _Recorder(fx.Interpreter):
     """Runs the traced classifier and keeps what every node returned."""
 
@@ -140,6 +200,19 @@ class _Recorder(fx.Interpreter):
             raise CasemateError(f"the classifier fails on an image of this shape, in {node.name}: {error}") from error
         self.values[node] = value
         return value
+
+
+def _refuse_another_function(answer: object, values: dict[fx.Node, Any]) -> None:
+    """Raise `CasemateError` where the classifier's own answer is not that of what was traced."""
+    traced = next(reversed(values.values()))
+    if isinstance(answer, Tensor) and isinstance(traced, Tensor) and answer.shape == traced.shape:
+        scale = float(answer.abs().max()) if answer.numel() else 0.0
+        if torch.allclose(answer, traced, rtol=1e-4, atol=1e-5 * scale + 1e-12, equal_nan=True):
+            return
+    raise CasemateError(
+        "the classifier cannot be traced, so that nothing can be proved: what was traced answers otherwise, as where a "
+        "result is changed in place"
+    )
 
 
 def _used(nodes: list[Node], last: int) -> tuple[Node, ...]:

@@ -77,10 +77,10 @@ class LinearBounds:
             if at not in pending:
                 continue
             node, a = self.graph.nodes[at], pending.pop(at)
+            rule = rule_for(RULES, node, "linear")
             error = self._error(at) if rounded else None
             if error is not None:
                 total = total - a.sum(a.values.abs(), error)
-            rule = rule_for(RULES, node, "linear")
             constant, parts = rule(self, at, a, None if slopes is None else slopes.get(at))
             if constant is not None:
                 total = total + constant

@@ -298,23 +298,25 @@ def _leaky_checked(layer: Layer, slope: float) -> Operation:
     return _leaky(slope)
 
 
-def _monotone(name: str, function: Function, roundings: int) -> Rule:
-    return lambda layer: Monotone(name, function, roundings)
+def _monotone(name: str, roundings: int = 0) -> Rule:
+    """For a function that grows with each entry, whatever its other arguments."""
+    return lambda layer: Monotone(name, _called(layer), roundings)
 
 
-def _clamped(layer: Layer) -> Operation:
-    if isinstance(layer.target, nn.Hardtanh):
-        low, high = layer.target.min_val, layer.target.max_val
-    else:
-        low = layer.kwargs.get("min", layer.args[1] if len(layer.args) > 1 else None)
-        high = layer.kwargs.get("max", layer.args[2] if len(layer.args) > 2 else None)
-    return Monotone("clamp", partial(torch.clamp, min=low, max=high))
+def _softplus(layer: Layer) -> Operation:
+    beta = getattr(layer.target, "beta", _arguments(layer, ("input", "beta"))[1])
+    return _monotone_if(layer, beta, "softplus", "beta")
 
 
 def _elu(layer: Layer) -> Operation:
-    if layer.target.alpha < 0:
-        raise layer.refused("has a negative alpha")
-    return Monotone("elu", partial(F.elu, alpha=layer.target.alpha), 8)
+    alpha = getattr(layer.target, "alpha", _arguments(layer, ("input", "alpha"))[1])
+    return _monotone_if(layer, alpha, "elu", "alpha")
+
+
+def _monotone_if(layer: Layer, parameter: float | None, name: str, parameter_name: str) -> Operation:
+    if parameter is not None and parameter <= 0:
+        raise layer.refused(f"falls where its {parameter_name} is not positive")
+    return Monotone(name, _called(layer), 8)
 
 
 def _sum(sign: int, *, reversed_: bool = False) -> Rule:
@@ -412,6 +414,8 @@ def _functional_conv2d(layer: Layer) -> Operation:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = dict(zip(names, layer.args, strict=False)) | dict(layer.kwargs)
     image, weight = given.pop("input"), given.pop("weight")
+    if given.get("padding") == "valid":
+        given["padding"] = 0
     if isinstance(given.get("padding", 0), str):
         raise layer.refused("pads in a way that bounds are not known for: pad before it")
     return _conv2d(image, weight, **given)
@@ -427,9 +431,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 # 8 roundings are more than PyTorch's exponentials and tangents take, which are tested to 4.
-_SIGMOID = _monotone("sigmoid", torch.sigmoid, 8)
-_TANH = _monotone("tanh", torch.tanh, 8)
-_SOFTPLUS = _monotone("softplus", F.softplus, 8)
+_SIGMOID, _TANH, _CLAMP = _monotone("sigmoid", 8), _monotone("tanh", 8), _monotone("clamp")
 
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear_module,
@@ -440,10 +442,10 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.LeakyReLU: _leaky_module,
     nn.Sigmoid: _SIGMOID,
     nn.Tanh: _TANH,
-    nn.Softplus: lambda layer: Monotone("softplus", layer.target, 8),
+    nn.Softplus: _softplus,
     nn.ELU: _elu,
-    nn.Hardtanh: _clamped,
-    nn.ReLU6: lambda layer: Monotone("relu6", F.relu6),
+    nn.Hardtanh: _CLAMP,
+    nn.ReLU6: _CLAMP,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _pooled,
     nn.AdaptiveAvgPool2d: _pooled,
@@ -466,9 +468,11 @@ FUNCTIONS: dict[str, Rule] = {
     "leaky_relu": _leaky_function,
     "sigmoid": _SIGMOID,
     "tanh": _TANH,
-    "softplus": _SOFTPLUS,
-    "clamp": _clamped,
-    "hardtanh": _clamped,
+    "softplus": _softplus,
+    "elu": _elu,
+    "clamp": _CLAMP,
+    "hardtanh": _CLAMP,
+    "relu6": _CLAMP,
     "max_pool2d": _max_pool,
     "avg_pool2d": _pooled,
     "adaptive_avg_pool2d": _pooled,
