@@ -216,6 +216,22 @@ def test_facts_are_medians_over_images_and_ratios_of_the_same_images() -> None:
     assert math.isnan(exponent(found.sides, [1.0, 2.0, 0.0]))
 
 
+def test_sizes_are_compared_on_the_images_that_all_get_right() -> None:
+    """A network that gets most images wrong has a median all the same: that of those it shares with the others."""
+    frames = dict(fabricated({NATURAL: FALLING, TRAINED: STAYING}).frames)
+    wrong = (pl.col("network") == TRAINED) & (pl.col("side") == 14) & (pl.col("image") < 60)
+    frames["sizes"] = frames["sizes"].with_columns(
+        right=~wrong, **{norm: pl.when(wrong).then(0.0).otherwise(norm) for norm in ("linf", "l2")}
+    )
+    # Where it is wrong, the others' distances are of no use either.
+    others = (pl.col("network") == TRAINED) & (pl.col("side") != 14) & (pl.col("image") < 60)
+    frames["sizes"] = frames["sizes"].with_columns(linf=pl.when(others).then(5.0).otherwise("linf"))
+    found = facts("MNIST", (14, 28, 56), Linf(0.3), frames)
+    assert [found.size(TRAINED, side)["linf"] for side in found.sides] == [0.3, 0.3, 0.3]
+    assert (found.n_shared(TRAINED), found.n_shared(NATURAL)) == (40, 100)
+    assert found.size(TRAINED, 14)["clean"] == 0.4
+
+
 def rows_by_item(found: Facts) -> dict[str, Row]:
     # Of all rows that on the weights alone needs the networks.
     rows = [row for network in KINDS for row in dimension_claims._size_rows(found, network)]

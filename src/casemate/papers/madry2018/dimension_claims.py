@@ -60,6 +60,7 @@ def _size_rows(found: Facts, network: str) -> list[Row]:
     sizes = [found.size(network, side) for side in found.sides]
     what, at = f"{found.title}, {network}", f"at {found.at}"
     standing = [evaluation.percent(Accuracy(size["right"], size["n"]).columns()) for size in sizes]
+    shared = f"the {found.n_shared(network)} images that all three get right"
     linf, l2, gradient = ([size[key] for size in sizes] for key in ("linf", "l2", "gradient"))
     return [
         Row(
@@ -73,13 +74,13 @@ def _size_rows(found: Facts, network: str) -> list[Row]:
             f"{what}: median smallest linf change {at}",
             "halves at each doubling by sqrt(n), stays by up-sampling alone",
             written(linf),
-            f"times {_doublings(linf)} at each doubling; by bisection over PGD, so from above",
+            f"times {_doublings(linf)} at each doubling; by bisection over PGD, so from above; over {shared}",
         ),
         Row(
             f"{what}: median smallest l2 change {at}",
             "stays by sqrt(n), doubles by up-sampling alone",
             written(l2),
-            f"times {_doublings(l2)} at each doubling; by DDN, so from above",
+            f"times {_doublings(l2)} at each doubling; by DDN, so from above; over {shared}",
         ),
         Row(
             f"{what}: mean l1 norm of the gradient of the loss {at}",

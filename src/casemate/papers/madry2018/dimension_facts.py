@@ -18,9 +18,10 @@ KINDS = (NATURAL, TRAINED)
 class Facts:
     """The frames of one data set, summed up over its images.
 
-    `sizes` has a row for each network and side, `behind` one for each network and resize: shares of images, medians of
-    distances over all images, mean gradients; in `behind` also the medians of each image's distance over that without
-    the resize. `reach` has a row for each resize and source, `untrained` the mean gradient for each side.
+    `sizes` has a row for each network and side, `behind` one for each network and resize: shares of images, mean
+    gradients, and medians of distances over those images that the networks of all three sides get right, so that sizes
+    are compared on the same ones; in `behind` also the medians of each image's distance over that without the resize.
+    `reach` has a row for each resize and source, `untrained` the mean gradient for each side.
     """
 
     title: str
@@ -44,6 +45,11 @@ class Facts:
     def n(self) -> int:
         return self.frames["sizes"]["image"].n_unique()
 
+    def n_shared(self, network: str) -> int:
+        """How many images the networks of all sides get right."""
+        mine = self.frames["sizes"].filter(pl.col("network") == network)
+        return int(mine.group_by("image").agg(pl.col("right").all())["right"].sum())
+
     def untrained_at(self, side: int) -> float:
         return self.untrained.row(by_predicate=pl.col("side") == side, named=True)["gradient"]
 
@@ -59,15 +65,18 @@ class Facts:
 
 
 def facts(title: str, sides: tuple[int, int, int], threat: Linf, frames: Mapping[str, pl.DataFrame]) -> Facts:
-    sizes, resizes = frames["sizes"], frames["resizes"]
+    shared = frames["sizes"].group_by("network", "image").agg(shared=pl.col("right").all())
+    sizes, resizes = (
+        frames[name].join(shared, on=["network", "image"], maintain_order="left") for name in ("sizes", "resizes")
+    )
     moved = pl.col("l2").is_finite() & (pl.col("l2") > 0)
     summary = {
         "clean": pl.col("right").mean(),
         "right": pl.col("standing").sum(),
         "n": pl.len(),
         "standing": pl.col("standing").mean(),
-        "linf": pl.col("linf").median(),
-        "l2": pl.col("l2").median(),
+        "linf": pl.col("linf").filter("shared").median(),
+        "l2": pl.col("l2").filter("shared").median(),
         "kappa": pl.col("kappa").filter(moved).median(),
         "share": pl.col("share").filter(moved).median(),
         "gradient": pl.col("gradient").mean(),
