@@ -3,7 +3,7 @@
 The hook must stand before the first import of casemate. `casemate.gradients` is left out: its inner functions would be
 decorated again on every call, five times the cost of a gradient; its tests check shapes and dtypes themselves. The
 rooms outside the core are left out because what they refuse in a sentence of their own is often of the wrong type, and
-`classifier` because networks are traced with proxies that are no tensors.
+`classifier`, `models` and `testing.models` because networks are traced with proxies that are no tensors.
 """
 
 import random
@@ -14,7 +14,10 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-CHECKED = ("threat", "losses", "rng", "attacks", "testing")
+CHECKED = (
+    "threat", "losses", "rng", "attacks",
+    *(f"testing.{name}" for name in ("attack", "certifier", "conformance", "defence", "planted", "threat")),
+)  # fmt: skip
 
 # An int is a float, as in L1(12).
 install_import_hook(

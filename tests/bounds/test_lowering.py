@@ -72,6 +72,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "resize": lambda: Of(lambda x: F.interpolate(x, size=(5, 5), mode="bilinear")),
     "join": lambda: Of(lambda x: torch.cat([x, torch.relu(x - 0.5), x], dim=1)),
     "join with constants": lambda: Of(lambda x: torch.cat([x.new_ones(x.size(0), 1, 8, 8), x], dim=1)),
+    "stack": lambda: Of(lambda x: torch.stack([x, 2 * x, torch.full_like(x, 3.0)], dim=2).flatten(1)),
+    "sum": lambda: Of(lambda x: x.sum(dim=(1, 3))),
     "product": lambda: Of(lambda x: x * torch.sigmoid(x)),
     "twice": lambda: Of(lambda x: x + x),
 }
@@ -147,7 +149,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     },
     "overwrites by a sum": (partial(Overwrites, "sum"), "what was traced answers otherwise"),
     "decides": (Flip, "cannot be traced, so that nothing can be proved"),
-    "mixes": (lambda: Of(lambda x: x - x.mean(0)), "takes a mean over the images of a batch|does not keep one row"),
+    "mixes": (
+        lambda: Of(lambda x: x - x.mean(0)),
+        "goes over the images of a batch|does not keep one row for each image",
+    ),
     "divides": (lambda: Of(lambda x: 1 / (x + 1)), "divides by what depends on the image"),
     "bicubic": (lambda: nn.Upsample(scale_factor=2, mode="bicubic"), "has negative weights"),
     "reflects": (lambda: nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "pads in a way"),

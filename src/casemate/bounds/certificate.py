@@ -1,7 +1,7 @@
 """What a certifier answers."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Certificate:
     confidence: float = 1.0
 
 
+@runtime_checkable
 class Certifier(Protocol):
     """Proves, or says nothing: an image without a certificate may be robust all the same."""
 

@@ -143,7 +143,7 @@ def _certificate(
     margin = _float32_below(torch.nan_to_num(margin, nan=-torch.inf)).double()
     holds = margin > 0
     eps = threat.eps if isinstance(threat, (Linf, L2, L1)) else 0.0
-    return Certificate(holds, margin, torch.where(holds, eps, 0.0).double())
+    return Certificate(holds, margin, eps * holds.double())
 
 
 def _float32_below(values: Tensor) -> Tensor:

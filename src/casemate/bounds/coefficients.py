@@ -30,9 +30,10 @@ class Dense:
 
     def sum(self, values: Tensor, entries: Tensor) -> Bounds:
         """The sum over the node of `values`, of the form of the coefficients, times something of each entry."""
+        flat = values.reshape(*values.shape[:2], -1)
         if len(entries) == 1:
-            return values.flatten(2) @ entries.flatten()
-        return torch.einsum("brn,bn->br", values.flatten(2), entries.flatten(1))
+            return flat @ entries.flatten()
+        return torch.einsum("brn,bn->br", flat, entries.reshape(len(entries), -1))
 
     def with_values(self, values: Tensor) -> "Dense":
         return Dense(values)

@@ -92,8 +92,8 @@ class Intervals(Domain[Interval]):
 
     def concatenate(self, operation: Concatenate, *parts: Interval) -> Interval:
         return Interval(
-            torch.cat([part.centre for part in parts], operation.axis),
-            torch.cat([part.radius for part in parts], operation.axis),
+            operation.join([part.centre for part in parts]),
+            operation.join([part.radius for part in parts], zeros=True),
         )
 
     def multiply(self, operation: Multiply, left: Interval, right: Interval) -> Interval:

@@ -222,12 +222,21 @@ class LinearBounds:
         assert isinstance(operation, Add)
         return None, [a, a.with_values(operation.sign * a.values)]
 
-    def _concatenate(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[None, list[Coefficients]]:
+    def _concatenate(self, at: int, a: Coefficients, slope: Tensor | None) -> tuple[Tensor | None, list[Coefficients]]:
         node = self.graph.nodes[at]
-        assert isinstance(node.operation, Concatenate)
-        axis = node.operation.axis
-        sizes = [self.graph.nodes[source].shape[axis - 1] for source in node.inputs]
-        return None, [Dense(part) for part in a.dense().values.split(sizes, dim=axis + 1)]
+        operation = node.operation
+        assert isinstance(operation, Concatenate)
+        sizes = operation.sizes([self.graph.nodes[source].shape for source in node.inputs])
+        parts = a.dense().values.split(sizes, dim=operation.axis + 1)
+        if operation.stacked:
+            parts = tuple(part.squeeze(operation.axis + 1) for part in parts)
+        fixed = [
+            Dense(part).sum(part, value.to(part)[None])
+            for part, value in zip(parts, operation.constants, strict=True)
+            if value is not None
+        ]
+        variable = [Dense(part) for part, value in zip(parts, operation.constants, strict=True) if value is None]
+        return torch.stack(fixed).sum(dim=0) if fixed else None, list(variable)
 
 
 def _where_larger(where: Tensor, old: Tensor, new: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ Rule = Callable[[Layer], Operation]
 
 def lower(layer: Layer) -> Operation:
     """The operation that computes `layer`; raises `CasemateError` naming a layer that there is none for."""
-    if layer.result.ndim < 2 or len(layer.result) != 2:
+    if layer.result.ndim < 1 or len(layer.result) != 2:
         raise layer.refused("does not keep one row for each image of a batch")
     if isinstance(layer.target, nn.Module):
         rule = MODULES.get(type(layer.target))
@@ -187,13 +187,13 @@ def _pooled(layer: Layer) -> Operation:
 
 
 def _averaged(layer: Layer) -> Operation:
-    """The mean over some axes of each image."""
+    """The mean or the sum over some axes of each image."""
     (variable,) = layer.variables()
     axes = layer.kwargs.get("dim", layer.args[1] if len(layer.args) > 1 else None)
     axes = (axes,) if isinstance(axes, int) else axes
     if axes is None or any(axis % len(variable.shape) == 0 for axis in axes):
-        raise layer.refused("takes a mean over the images of a batch")
-    return _positive(layer, _called(layer), math.prod(variable.one) // math.prod(layer.out) + 1)
+        raise layer.refused("goes over the images of a batch")
+    return _positive(layer, _called(layer), math.prod(variable.one) // max(math.prod(layer.out), 1) + 1)
 
 
 def _padded(layer: Layer) -> Operation:
@@ -375,29 +375,19 @@ def _constant(layer: Layer, value: Any, variable: Variable) -> Tensor:
 
 
 def _joined(layer: Layer) -> Operation:
-    parts = tuple(layer.args[0])
+    return _together(layer, stacked=False)
+
+
+def _stacked(layer: Layer) -> Operation:
+    return _together(layer, stacked=True)
+
+
+def _together(layer: Layer, *, stacked: bool) -> Operation:
     axis = layer.kwargs.get("dim", layer.args[1] if len(layer.args) > 1 else 0) % layer.result.ndim
     if axis == 0:
         raise layer.refused("joins batches")
-    if all(isinstance(part, Variable) for part in parts):
-        return Concatenate(axis)
-    variables = layer.variables()
-    if len(variables) != 1:
-        raise layer.refused("joins constants and more than one result")
-    constants = [part if isinstance(part, Variable) else _row(layer, part) for part in parts]
-
-    def with_zeros(x: Tensor) -> Tensor:
-        return torch.cat(
-            [
-                x if isinstance(part, Variable) else torch.zeros_like(part).expand(len(x), *part.shape)
-                for part in constants
-            ],
-            axis,
-        )
-
-    zero = torch.zeros(1, *variables[0].one).to(layer.result)
-    constant = torch.cat([zero if isinstance(part, Variable) else part[None] for part in constants], axis)[0]
-    return Positive(with_zeros, variables[0].one, 0, constant)
+    constants = tuple(None if isinstance(part, Variable) else _row(layer, part) for part in layer.args[0])
+    return Concatenate(axis, constants, stacked)
 
 
 def _row(layer: Layer, constant: Tensor) -> Tensor:
@@ -491,8 +481,10 @@ FUNCTIONS: dict[str, Rule] = {
     "pad": _padded,
     "interpolate": _resized,
     "getitem": _chosen,
+    "sum": _averaged,
     "cat": _joined,
     "concat": _joined,
+    "stack": _stacked,
     "add": _sum(1),
     "iadd": _sum(1),
     "sub": _sum(-1),

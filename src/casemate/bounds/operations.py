@@ -4,7 +4,7 @@ A domain has one rule for a kind. All layers that are affine are one kind: what 
 with its matrix A, with |A| and with A transposed, and its offset b.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -207,11 +207,34 @@ class Add(Operation):
     sign: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Concatenate(Operation):
-    """Results joined along one axis, counted with the batch."""
+    """Results joined along one axis, counted with the batch, or `stacked` along a new one.
+
+    `constants` says of each part what it is: None for the next result, else the same for all images, without the batch.
+    """
 
     axis: int
+    constants: tuple[Tensor | None, ...]
+    stacked: bool = False
+
+    def join(self, parts: Sequence[Values], *, zeros: bool = False) -> Values:
+        """The parts with the constants among them, or with `zeros` in the place of these."""
+        rest, every = iter(parts), []
+        for constant in self.constants:
+            if constant is None:
+                every.append(next(rest))
+            else:
+                value = torch.zeros_like(constant) if zeros else constant
+                every.append(value.to(parts[0]).expand(len(parts[0]), *constant.shape))
+        return torch.stack(every, self.axis) if self.stacked else torch.cat(every, self.axis)
+
+    def sizes(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
+        """How long each part is along the axis, given the shapes of the results."""
+        if self.stacked:
+            return [1] * len(self.constants)
+        rest = iter(shapes)
+        return [(next(rest) if value is None else tuple(value.shape))[self.axis - 1] for value in self.constants]
 
 
 @dataclass(frozen=True)

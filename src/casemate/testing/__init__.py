@@ -1,9 +1,10 @@
-"""Conformance suites, public: one call says whether an attack, threat model or defence keeps the promises it makes.
+"""Conformance suites, public: one call says whether an attack, certifier, defence or threat model keeps its promises.
 
 A test of your own needs one line: `check_attack(MyAttack(n_steps=20))`. For audits there are planted faults to find.
 """
 
 from casemate.testing.attack import check_attack as check_attack
+from casemate.testing.certifier import check_certifier as check_certifier
 from casemate.testing.conformance import ConformanceError as ConformanceError
 from casemate.testing.defence import check_defence as check_defence
 from casemate.testing.planted import PLANTED_ATTACKS as PLANTED_ATTACKS

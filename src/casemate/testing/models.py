@@ -74,6 +74,17 @@ class Rippled(nn.Module):
         return 4 * self.last(hidden.flatten(1))
 
 
+class Residual(nn.Module):
+    """x - relu(conv(x)): what the two branches share, intervals forget."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - torch.relu(self.inner(x))
+
+
 class Modal(nn.Module):
     """Batch normalisation and dropout: another function in training mode, where a forward pass also writes buffers."""
 
@@ -134,6 +145,25 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         return build().eval()
     finally:
         torch.set_rng_state(state)
+
+
+def rectified(image_shape: Shape, *, residual: bool = False) -> nn.Module:
+    """A small convolutional ReLU network, with or without a residual block."""
+    channels, height, width = image_shape
+
+    def build() -> nn.Module:
+        middle: list[nn.Module] = [Residual(3), nn.ReLU()] if residual else []
+        return nn.Sequential(
+            nn.Conv2d(channels, 3, 3, stride=2, padding=1),
+            nn.ReLU(),
+            *middle,
+            nn.Flatten(),
+            nn.Linear(3 * -(-height // 2) * -(-width // 2), 8),
+            nn.ReLU(),
+            nn.Linear(8, N_CLASSES),
+        )
+
+    return seeded(build)
 
 
 def images(n: int, image_shape: Shape, *, seed: int = 0) -> Images:
