@@ -290,3 +290,48 @@ def test_an_option_an_attack_has_no_use_for_is_refused(
         main()
     assert stopped.value.code == 2
     assert word in capsys.readouterr().err
+
+
+def test_certify_prints_json_and_writes_what_is_proved(place: Path) -> None:
+    (place / "net.py").write_text(NETWORK)
+    arguments = ("certify", "net.py:network", "--data", "digits-sample", "--threat", "linf:0.001", "--limit", "30")
+    found = {}
+    for certifier in ("ibp", "crown-ibp", "crown", "alpha-crown"):
+        result = casemate(*arguments, "--certifier", certifier, "--json", "--out", "proved.csv", cwd=place)
+        assert result.returncode == 0, result.stderr
+        found[certifier] = json.loads(result.stdout)
+        rows = [line.split(",") for line in (place / "proved.csv").read_text().splitlines()]
+        assert rows[0] == ["index", "certified", "margin"]
+        assert len(rows) == 31
+        proved = sum(row[1] == "true" for row in rows[1:])
+        assert (found[certifier]["certified"], found[certifier]["certified_accuracy"]) == (proved, proved / 30)
+    # A linear classifier is bounded exactly by all of them.
+    assert len({outcome["certified"] for outcome in found.values()}) == 1
+    assert found["ibp"]["n"] == 30
+    table = casemate(*arguments, cwd=place)
+    assert "certified_accuracy" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("net.py:network", "--certifier", "oracle"), "unknown certifier 'oracle': choose ibp, crown-ibp, crown or"),
+        (("net.py:network", "--slope", "steep"), "there is no slope 'steep': choose one of adaptive, same, zero, one"),
+        (("net.py:unknown",), "the layer 1 (Mish) is none that bounds are known for"),
+    ],
+)
+def test_certify_refuses_in_one_sentence(place: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    unknown = "\ndef unknown():\n    return nn.Sequential(nn.Flatten(), nn.Mish(), nn.Linear(784, 10))\n"
+    (place / "net.py").write_text(NETWORK + unknown)
+    common = ("--data", "digits-sample", "--threat", "linf:0.1", "--limit", "5")
+    assert sentence in refused(casemate("certify", *arguments, *common, cwd=place))
+
+
+def test_audit_takes_certifiers_by_name(place: Path) -> None:
+    (place / "net.py").write_text(NETWORK)
+    arguments = ("audit", "net.py:network", *AUDIT, "--no-curves", "--no-diagnosis", "--json")
+    for names, listed in (("none", []), ("crown,ibp", ["IBP", "CROWN"])):
+        result = casemate(*arguments, "--certifiers", names, "--run", f"run-{names}", cwd=place)
+        assert result.returncode == 0, result.stderr
+        assert [proof["name"] for proof in json.loads(result.stdout)["certifiers"]] == listed
+    assert "unknown certifier 'magic'" in refused(casemate(*arguments, "--certifiers", "magic", cwd=place))
