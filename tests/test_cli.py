@@ -296,7 +296,7 @@ def test_certify_prints_json_and_writes_what_is_proved(place: Path) -> None:
     (place / "net.py").write_text(NETWORK)
     arguments = ("certify", "net.py:network", "--data", "digits-sample", "--threat", "linf:0.001", "--limit", "30")
     found = {}
-    for certifier in ("ibp", "crown-ibp", "crown", "alpha-crown"):
+    for certifier in ("ibp", "crown-ibp", "crown", "alpha-crown", "zonotope", "hybrid"):
         result = casemate(*arguments, "--certifier", certifier, "--json", "--out", "proved.csv", cwd=place)
         assert result.returncode == 0, result.stderr
         found[certifier] = json.loads(result.stdout)
@@ -315,7 +315,10 @@ def test_certify_prints_json_and_writes_what_is_proved(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("net.py:network", "--certifier", "oracle"), "unknown certifier 'oracle': choose ibp, crown-ibp, crown or"),
+        (
+            ("net.py:network", "--certifier", "oracle"),
+            "unknown certifier 'oracle': choose ibp, crown-ibp, crown, alpha-crown, zonotope",
+        ),
         (("net.py:network", "--slope", "steep"), "there is no slope 'steep': choose one of adaptive, same, zero, one"),
         (("net.py:unknown",), "the layer 1 (Mish) is none that bounds are known for"),
     ],

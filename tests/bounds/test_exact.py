@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import nn
 
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, Intervals, Tracing, box_of, propagate
+from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Intervals, Tracing, box_of, propagate
 from casemate.threat import L1, L2, Linf
 
 N_IN, N_HIDDEN = 3, 4
@@ -47,13 +47,17 @@ def test_no_bound_is_above_the_exact_one_and_each_is_as_tight_as_it_promises(see
     ).eval()  # fmt: skip
     x, y = torch.rand(1, 1, 1, N_IN), torch.tensor([0])
     exact = least_margin(model, x, eps)
-    ibp, crown_ibp, crown, alpha = (
+    ibp, crown_ibp, crown, alpha, hybrid, zonotope = (
         float(certifier.certify(model, x, y, Linf(eps)).margin)
-        for certifier in (IBP(), CROWNIBP(), CROWN(), AlphaCROWN(n_steps=30))
-    )
-    for bound in (ibp, crown_ibp, crown, alpha):
+        for certifier in (
+            IBP(), CROWNIBP(), CROWN(), AlphaCROWN(n_steps=30), ByZonotopes(relu="box", hybrid=True), ByZonotopes(),
+        )
+    )  # fmt: skip
+    for bound in (ibp, crown_ibp, crown, alpha, hybrid, zonotope):
         assert bound <= exact + 1e-7
     assert ibp <= crown
+    # A hybrid zonotope with boxed ReLUs is inside of the intervals; with others there is no order.
+    assert ibp <= hybrid + 1e-6
     assert crown <= alpha + 1e-6
     # On so few neurons the relaxation itself loses little.
     assert exact - alpha <= 0.5 * (exact - ibp) + 1e-5
@@ -85,5 +89,6 @@ def test_intervals_forget_what_two_results_share() -> None:
     last = propagate(graph, domain, box_of(Linf(0.1), x, domain))[-1]
     torch.testing.assert_close(last.radius, torch.full((1, 2), 0.2))
     y = torch.tensor([0])
+    assert ByZonotopes().certify(Nothing(), x, y, Linf(0.1)).margin == pytest.approx(0, abs=1e-5)
     assert CROWN().certify(Nothing(), x, y, Linf(0.1)).margin == pytest.approx(0, abs=1e-5)
     assert IBP().certify(Nothing(), x, y, Linf(0.1)).margin == pytest.approx(-0.4, abs=1e-5)

@@ -13,6 +13,7 @@ from casemate.bounds import (
     CROWNIBP,
     IBP,
     AlphaCROWN,
+    ByZonotopes,
     Certifier,
     Graph,
     Intervals,
@@ -25,7 +26,19 @@ from casemate.bounds import (
 from casemate.bounds.specification import rivals
 from casemate.threat import Images, Linf, Threat
 
-CERTIFIERS = (IBP(), CROWNIBP(), CROWN(), CROWN(slope="same"), CROWN(slope="zero"), AlphaCROWN(n_steps=3))
+CERTIFIERS = (
+    IBP(),
+    CROWNIBP(),
+    CROWN(),
+    CROWN(slope="same"),
+    CROWN(slope="zero"),
+    AlphaCROWN(n_steps=3),
+    ByZonotopes(),
+    ByZonotopes(relu="switch"),
+    ByZonotopes(relu="smooth", hybrid=True),
+    ByZonotopes(relu="diagonal", hybrid=True),
+    ByZonotopes(relu="box", hybrid=True),
+)
 ROUNDED = Intervals(rounding_in(torch.float64))
 
 
@@ -72,7 +85,7 @@ def test_no_point_has_a_smaller_margin_than_a_certifier_says(model: nn.Sequentia
         found = certifier.certify(model, x, y, threat)
         assert (found.margin <= least).all(), certifier
         assert torch.equal(found.holds, found.margin > 0)
-        assert (found.radius == threat.eps * found.holds).all()  # type: ignore[attr-defined]
+        assert (found.radius == threat.eps * found.holds.double()).all()  # type: ignore[attr-defined]
 
 
 def _margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,14 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, Certificate, Certifier
+from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certificate, Certifier
 from casemate.losses import margin
 from casemate.testing import ConformanceError, check_certifier
 from casemate.testing.models import Noisy
 from casemate.threat import Linf
 
 
-@pytest.mark.parametrize("certifier", [IBP(), CROWNIBP(), CROWN(), AlphaCROWN(n_steps=2)], ids=str)
+@pytest.mark.parametrize(
+    "certifier",
+    [IBP(), CROWNIBP(), CROWN(), AlphaCROWN(n_steps=2), ByZonotopes(), ByZonotopes("switch", hybrid=True)],
+    ids=str,
+)
 def test_honest_certifiers_conform(certifier: Certifier) -> None:
     check_certifier(certifier)
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from casemate import rng
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, Certifier
+from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certifier
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.losses import Labels
@@ -27,11 +27,12 @@ class Proof:
 
 
 # By the names of the command line, from the cheapest to the tightest.
-CERTIFIERS: dict[str, type[IBP | CROWN]] = {
+CERTIFIERS: dict[str, type[IBP | CROWN | ByZonotopes]] = {
     "ibp": IBP,
     "crown-ibp": CROWNIBP,
     "crown": CROWN,
     "alpha-crown": AlphaCROWN,
+    "zonotope": ByZonotopes,
 }
 # Those that take a second an image and more are for who asks for them.
 PROOFS: dict[str, tuple[str, ...]] = {

@@ -7,6 +7,7 @@ from casemate.bounds.certifiers import CROWN as CROWN
 from casemate.bounds.certifiers import CROWNIBP as CROWNIBP
 from casemate.bounds.certifiers import IBP as IBP
 from casemate.bounds.certifiers import AlphaCROWN as AlphaCROWN
+from casemate.bounds.certifiers import ByZonotopes as ByZonotopes
 from casemate.bounds.graph import Graph as Graph
 from casemate.bounds.graph import Node as Node
 from casemate.bounds.graph import Tracing as Tracing
@@ -18,3 +19,5 @@ from casemate.bounds.linear import LinearBounds as LinearBounds
 from casemate.bounds.rounding import Rounding as Rounding
 from casemate.bounds.rounding import rounding_in as rounding_in
 from casemate.bounds.specification import least_margins as least_margins
+from casemate.bounds.zonotope import Zonotope as Zonotope
+from casemate.bounds.zonotope import Zonotopes as Zonotopes

@@ -21,8 +21,10 @@ from casemate.bounds.linear import LinearBounds
 from casemate.bounds.operations import LeakyReLU
 from casemate.bounds.optimised import optimised_margins
 from casemate.bounds.relaxation import Slope, check_slope
+from casemate.bounds.relus import transformer
 from casemate.bounds.rounding import Rounding, rounding_in
 from casemate.bounds.specification import Margins, least_margins
+from casemate.bounds.zonotope import Zonotopes
 from casemate.errors import CasemateError
 from casemate.losses import Labels
 from casemate.rng import Keys
@@ -44,7 +46,42 @@ class IBP:
 
     def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
         box = box_of(threat, x, subject.domain, dtype=torch.float64)
-        return least_margins(subject.graph, subject.domain, propagate(subject.graph, subject.domain, box), y)
+        values = propagate(subject.graph, subject.domain, box)
+        return least_margins(subject.graph, subject.rounding, values, y)
+
+
+@dataclass(frozen=True)
+class ByZonotopes:
+    """Zonotopes (Gehr et al. 2018), or the hybrid ones of Mirman et al. 2018 with `hybrid`.
+
+    `relu` is one of `relus.TRANSFORMERS`: least-area is DeepZ's; box, diagonal, switch and smooth are DiffAI's. Raises
+    `CasemateError` for a classifier with more than `max_activations` activations for one image, each of which is
+    bounded by as many errors as the image has values and, without `hybrid`, as there are activations before it.
+    """
+
+    relu: str = "least-area"
+    hybrid: bool = False
+    max_activations: int = 20_000
+
+    name: ClassVar[str] = "zonotope"
+    at_once: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        transformer(self.relu)
+
+    def certify(
+        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, keys: Keys | None = None
+    ) -> Certificate:
+        """See `Certifier`."""
+        subject = _Subject(model, x)
+        subject.refuse_larger(self.max_activations, self.name)
+        return _certificate(subject, x, y, threat, self.at_once, self.margins)
+
+    def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
+        domain = Zonotopes(subject.rounding, transformer(self.relu), self.hybrid)
+        image = domain.of(box_of(threat, x, subject.domain, dtype=torch.float64))
+        values = propagate(subject.graph, domain, image)
+        return least_margins(subject.graph, subject.rounding, values, y)
 
 
 @dataclass(frozen=True)
@@ -70,16 +107,14 @@ class CROWN:
     ) -> Certificate:
         """See `Certifier`."""
         subject = _Subject(model, x)
-        n = sum(prod(node.shape) for node in subject.graph.nodes if isinstance(node.operation, LeakyReLU))
-        if n > self.max_activations:
-            raise CasemateError(f"{self.name} is for up to {self.max_activations} activations, and there are {n}")
+        subject.refuse_larger(self.max_activations, self.name)
         return _certificate(subject, x, y, threat, self.at_once, self.margins)
 
     def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
         with torch.no_grad():
             box = box_of(threat, x, subject.domain, dtype=torch.float64)
             bounds = LinearBounds(subject.graph, threat, x.double(), box, subject.domain, self.slope, self.tighten)
-            forward = least_margins(subject.graph, subject.domain, bounds.boxes, y)
+            forward = least_margins(subject.graph, subject.rounding, bounds.boxes, y)
         return torch.maximum(forward, self.backward(bounds, y))
 
     def backward(self, bounds: LinearBounds, y: Labels) -> Margins:
@@ -121,8 +156,14 @@ class _Subject:
         own = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), x.dtype)
         exact = copy.deepcopy(model).eval().requires_grad_(False).double()
         self.graph: Graph = Tracing(exact, (x[:1] if len(x) else x.new_full((1, *x.shape[1:]), 0.25)).double()).graph()
-        deployed: Rounding = rounding_in(torch.float64, deployed=torch.finfo(own).eps / 2)
-        self.domain = Intervals(deployed)
+        self.rounding: Rounding = rounding_in(torch.float64, deployed=torch.finfo(own).eps / 2)
+        self.domain = Intervals(self.rounding)
+
+    def refuse_larger(self, most: int, name: str) -> None:
+        """Raise `CasemateError` for more than `most` activations for one image."""
+        n = sum(prod(node.shape) for node in self.graph.nodes if isinstance(node.operation, LeakyReLU))
+        if n > most:
+            raise CasemateError(f"{name} is for up to {most} activations, and there are {n}")
 
 
 def _certificate(

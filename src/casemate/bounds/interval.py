@@ -35,6 +35,11 @@ class Interval:
         """The largest magnitude inside."""
         return self.centre.abs() + self.radius
 
+    def least(self, weight: Tensor) -> Tensor:
+        """The least of weight [batch, row, entry] times the entries [batch, entry]."""
+        centre = torch.einsum("brf,bf->br", weight, self.centre)
+        return centre - torch.einsum("brf,bf->br", weight.abs(), self.radius)
+
     def contains(self, values: Values) -> Bool[Tensor, "batch"]:
         """Whether every entry is inside, for each image."""
         return ((values - self.centre).abs() <= self.radius).flatten(1).all(dim=1)

@@ -1,14 +1,16 @@
 """What is to be proved: the logit of the label above every other one (Gowal et al. 2018, sections 2 and 3.2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from casemate.bounds.graph import Graph
-from casemate.bounds.interval import Interval, Intervals
-from casemate.bounds.operations import Linear
+from casemate.bounds.operations import Linear, Values
+from casemate.bounds.rounding import Rounding
 from casemate.losses import Labels
 
 Margins = Float[Tensor, "batch rivals"]
@@ -20,11 +22,23 @@ def rivals(y: Labels, n_classes: int) -> Int64[Tensor, "batch rivals"]:
     return classes[classes != y[:, None]].view(len(y), n_classes - 1)
 
 
-def least_margins(graph: Graph, domain: Intervals, values: list[Interval], y: Labels) -> Margins:
-    """Lower bounds of the logit of the label minus that of each rival, from the intervals of every node.
+class Bounded(Protocol):
+    """What a domain's values tell: bounds of each entry and of sums of them. See `Interval`."""
+
+    @property
+    def lower(self) -> Values: ...
+    @property
+    def upper(self) -> Values: ...
+    @property
+    def size(self) -> Values: ...
+    def least(self, weight: Tensor) -> Tensor: ...
+
+
+def least_margins(graph: Graph, rounding: Rounding | None, values: Sequence[Bounded], y: Labels) -> Margins:
+    """Lower bounds of the logit of the label minus that of each rival, from the values of every node.
 
     A last layer that is linear is merged with the difference ("elision"), so that both logits take the same values of
-    the layer before it: W_y - W_j times its centre, less |W_y - W_j| times its radius.
+    the layer before it: for intervals W_y - W_j times its centre, less |W_y - W_j| times its radius.
     """
     others = rivals(y, graph.n_classes)
     last = graph.nodes[-1]
@@ -34,13 +48,13 @@ def least_margins(graph: Graph, domain: Intervals, values: list[Interval], y: La
         return own - logits.upper.gather(1, others)
     layer, x = last.operation, values[last.inputs[0]]
     difference = merged(layer, y, others)
-    margins = _rows(difference.weight, x.centre) + difference.bias - _rows(difference.weight.abs(), x.radius)
-    if domain.rounding is None:
+    margins = x.least(difference.weight) + difference.bias
+    if rounding is None:
         return margins
     # The classifier computes each of the two logits for itself.
-    gamma = domain.rounding.gamma(layer.terms)
+    gamma = rounding.gamma(layer.terms)
     size = layer.absolute(x.size) + (0 if layer.bias is None else layer.bias.abs())
-    lost = gamma * size + domain.rounding.tiny(layer.terms)
+    lost = gamma * size + rounding.tiny(layer.terms)
     return margins - 2 * (lost.gather(1, y[:, None]) + lost.gather(1, others))
 
 
@@ -56,7 +70,3 @@ def merged(layer: Linear, y: Labels, others: Int64[Tensor, "batch rivals"]) -> D
     weight = layer.weight[y][:, None, :] - layer.weight[others]
     bias = torch.zeros_like(weight[..., 0]) if layer.bias is None else layer.bias[y][:, None] - layer.bias[others]
     return Differences(weight, bias)
-
-
-def _rows(weight: Tensor, x: Tensor) -> Tensor:
-    return torch.einsum("brf,bf->br", weight, x)

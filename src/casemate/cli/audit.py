@@ -34,7 +34,9 @@ def audit(
     preset: Annotated[str, typer.Option(help="How hard to try: quick, standard or thorough.")] = "standard",
     certifiers: Annotated[
         str | None,
-        typer.Option(help="Which to try, such as ibp,crown: ibp, crown-ibp, crown, alpha-crown; none for none."),
+        typer.Option(
+            help="Which to try, such as ibp,crown: ibp, crown-ibp, crown, alpha-crown, zonotope; none for none."
+        ),
     ] = None,
     limit: Limit = None,
     weights: Weights = None,

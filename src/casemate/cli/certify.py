@@ -24,12 +24,13 @@ def certify(
     model: Model,
     data: Data,
     threat: ThreatText,
-    certifier: Annotated[
-        str, typer.Option(help="ibp, crown-ibp, crown or alpha-crown: from the cheapest to the tightest.")
-    ] = "ibp",
+    certifier: Annotated[str, typer.Option(help="ibp, crown-ibp, crown, alpha-crown, zonotope or hybrid.")] = "ibp",
     slope: Annotated[
         str, typer.Option(help="crown: the line below an activation, adaptive, same, zero or one.")
     ] = "adaptive",
+    relu: Annotated[
+        str, typer.Option(help="zonotope, hybrid: what becomes of a ReLU: least-area, box, diagonal, switch or smooth.")
+    ] = "least-area",
     n_steps: Annotated[int, typer.Option(help="alpha-crown: steps of optimisation for each image.")] = 20,
     split: Split = "test",
     limit: Limit = None,
@@ -46,7 +47,7 @@ def certify(
     import torch
 
     from casemate import files, rng
-    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, Certifier
+    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certifier
     from casemate.bounds.relaxation import check_slope
     from casemate.cli import console
 
@@ -61,8 +62,12 @@ def certify(
             chosen = CROWN(slope=line)
         case "alpha-crown":
             chosen = AlphaCROWN(slope=line, n_steps=n_steps)
+        case "zonotope" | "hybrid":
+            chosen = ByZonotopes(relu=relu, hybrid=certifier == "hybrid")
         case _:
-            raise CasemateError(f"unknown certifier {certifier!r}: choose ibp, crown-ibp, crown or alpha-crown")
+            raise CasemateError(
+                f"unknown certifier {certifier!r}: choose ibp, crown-ibp, crown, alpha-crown, zonotope or hybrid"
+            )
     opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
     place = next(opened.model.parameters(), dataset.images).device
     parts = []

@@ -54,7 +54,7 @@ class IntervalTraining:
         graph = self._tracing(raw, x).graph(statistics)
         box = box_of(replace(self.threat, eps=self.threat.eps * grown), x, _DOMAIN)
         values = propagate(graph, _DOMAIN, box)
-        margins = least_margins(graph, _DOMAIN, values, y)
+        margins = least_margins(graph, None, values, y)
         kappa = 1 - grown * (1 - self.kappa)
         loss = kappa * clean + (1 - kappa) * worst_case_loss(margins)
         if self.regulariser and grown < 1:
