@@ -8,11 +8,11 @@ import torch
 from paper_toys import linear
 from torch import nn
 
+from casemate.papers.evaluation import Evaluation
 from casemate.papers.item import Row
 from casemate.papers.madry2018 import dimension, dimension_answers, dimension_claims
 from casemate.papers.madry2018.dimension import Study
 from casemate.papers.madry2018.dimension_facts import KINDS, Facts, doubling, exponent, facts
-from casemate.papers.madry2018.evaluation import Evaluation
 from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, TRAINED
 from casemate.papers.madry2018.resizes import Resize, Resized, enlarged, reach_of, resizes
 from casemate.testing import models

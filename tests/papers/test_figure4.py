@@ -14,8 +14,8 @@ from casemate import data
 from casemate.attacks import FGSM, PGD, evaluate
 from casemate.data import Dataset
 from casemate.gradients import Engine
+from casemate.papers.evaluation import Accuracy, evaluation
 from casemate.papers.madry2018 import figure4, figure4_claims
-from casemate.papers.madry2018.evaluation import Accuracy, evaluation
 from casemate.papers.madry2018.figure4 import CIFAR10, MNIST, Member
 from casemate.papers.networks import Variant
 from casemate.threat import Linf

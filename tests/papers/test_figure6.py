@@ -12,10 +12,10 @@ from paper_toys import linear
 
 from casemate import attacks, data
 from casemate.gradients import Engine
+from casemate.papers.evaluation import Accuracy, Evaluation
 from casemate.papers.item import Item, Outcome, Row
 from casemate.papers.madry2018 import figure6, figure6_claims
 from casemate.papers.madry2018 import figure6_curves as curves
-from casemate.papers.madry2018.evaluation import Accuracy, Evaluation
 from casemate.papers.madry2018.figure6 import CIFAR10, MNIST, STUDIES
 from casemate.papers.madry2018.figure6_claims import Facts
 from casemate.papers.madry2018.figure6_curves import (

@@ -7,9 +7,9 @@ from grid_toys import network
 from torch import nn
 
 from casemate import data
+from casemate.papers.evaluation import Evaluation
 from casemate.papers.item import Item, Row, Run
 from casemate.papers.madry2018 import filters, filters_claims
-from casemate.papers.madry2018.evaluation import Evaluation
 from casemate.papers.madry2018.filters_claims import FIRST, OUTPUT, SECOND, biases_of, weights_of
 from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.madry2018.pair import NATURAL, TRAINED

@@ -10,8 +10,8 @@ from casemate import data
 from casemate.attacks import PGD, Attack, Restarts, Transfer, evaluate
 from casemate.gradients import Engine
 from casemate.losses import margin
-from casemate.papers.madry2018 import evaluation as evaluations
-from casemate.papers.madry2018.evaluation import Accuracy, percent
+from casemate.papers import evaluation as evaluations
+from casemate.papers.evaluation import Accuracy, percent
 from casemate.papers.madry2018.grid import NONE, Handed, Line, Search, measured
 from casemate.papers.networks import Variant
 from casemate.threat import Linf

@@ -14,8 +14,8 @@ from paper_toys import linear
 from casemate import data
 from casemate.attacks import DDN, PGD, HopSkipJump, Nearest, Worst
 from casemate.attacks.smallest import Smallest
+from casemate.papers.evaluation import Evaluation
 from casemate.papers.madry2018 import curve, norms, norms_answer, norms_claims
-from casemate.papers.madry2018.evaluation import Evaluation
 from casemate.papers.madry2018.norms_facts import EPS, Facts, facts, gain
 from casemate.papers.madry2018.pair import NATURAL
 from casemate.papers.madry2018.radii import MATCHES, SAME_NUMBER

@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 
 from casemate.attacks import PGD
+from casemate.papers.evaluation import Accuracy
 from casemate.papers.madry2018 import transfers
-from casemate.papers.madry2018.evaluation import Accuracy
 from casemate.papers.madry2018.grid import Search
 
 FGSM, SEVERAL = Search(PGD(n_steps=1, step_size=0.3, random_start=False)), Search(PGD(n_steps=7))

@@ -11,6 +11,7 @@ import torch
 
 from casemate import files
 from casemate.errors import CasemateError
+from casemate.papers.gowal2018.items import GOWAL2018
 from casemate.papers.item import Item, Paper, Progress, Run, Setting
 from casemate.papers.machine import machine, versions
 from casemate.papers.madry2018.items import MADRY2018
@@ -18,7 +19,7 @@ from casemate.papers.networks import Networks
 from casemate.papers.write import write
 from casemate.training.log import Observer
 
-PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018,)}
+PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018, GOWAL2018)}
 
 
 def recipes() -> dict[str, Path]:

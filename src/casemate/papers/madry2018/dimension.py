@@ -18,9 +18,9 @@ from casemate.attacks import DDN, PGD, evaluate
 from casemate.attacks.smallest import smallest
 from casemate.gradients import Engine
 from casemate.losses import cross_entropy
+from casemate.papers.evaluation import Evaluation, evaluation
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
 from casemate.papers.madry2018 import dimension_claims, dimension_facts, dimension_figure, pair, shape
-from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, TRAINED, DataSet, labelled
 from casemate.papers.madry2018.resizes import Resize, Resized, enlarged, reach_of, resizes
 from casemate.papers.networks import Arguments, Network, Variant

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from casemate.papers.evaluation import CHANCE
 from casemate.papers.madry2018.dimension_facts import KINDS, Facts, doubling, exponent
-from casemate.papers.madry2018.evaluation import CHANCE
 from casemate.papers.madry2018.numbers import percent, ratio, written
 from casemate.papers.madry2018.pair import NATURAL, TRAINED
 

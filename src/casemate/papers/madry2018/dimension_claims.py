@@ -6,10 +6,11 @@ from typing import Any
 
 import polars as pl
 
+from casemate.papers import evaluation
+from casemate.papers.evaluation import Accuracy
 from casemate.papers.item import Row
-from casemate.papers.madry2018 import dimension_answers, evaluation
+from casemate.papers.madry2018 import dimension_answers
 from casemate.papers.madry2018.dimension_facts import KINDS, Facts, doubling, exponent
-from casemate.papers.madry2018.evaluation import Accuracy
 from casemate.papers.madry2018.numbers import percent, ratio, written
 from casemate.papers.madry2018.pair import NATURAL
 from casemate.papers.networks import Network

@@ -11,9 +11,9 @@ from casemate import data, rng
 from casemate.attacks import FGSM, PGD, Attack
 from casemate.data import Dataset
 from casemate.gradients import Engine
+from casemate.papers.evaluation import Evaluation, evaluation
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
 from casemate.papers.madry2018 import families, figure4_claims, figure4_figure, pair
-from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.families import CAPACITIES, SCALES, TRAININGS
 from casemate.papers.madry2018.pair import DATA_SETS, DataSet
 from casemate.papers.networks import Network, Variant

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from casemate.papers.evaluation import percent, rises
 from casemate.papers.item import Row
-from casemate.papers.madry2018.evaluation import percent, rises
 from casemate.papers.madry2018.families import SIMPLE, WIDE
 from casemate.papers.madry2018.pair import DataSet
 

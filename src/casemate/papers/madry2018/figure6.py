@@ -13,10 +13,10 @@ import polars as pl
 
 from casemate.attacks import MinimumNorm
 from casemate.gradients import Engine
+from casemate.papers.evaluation import Evaluation, evaluation
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
 from casemate.papers.madry2018 import families, figure6_claims, figure6_figure, pair
 from casemate.papers.madry2018 import figure6_curves as curves
-from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.figure6_claims import Facts
 from casemate.papers.madry2018.figure6_curves import DDN, HOPSKIPJUMP, IN_L2, IN_LINF, LEAST, PGD, Found, walk_of
 from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, DataSet, labelled

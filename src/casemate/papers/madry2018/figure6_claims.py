@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from casemate.papers.evaluation import percent, rises
 from casemate.papers.item import Row
 from casemate.papers.madry2018 import figure6_curves as curves
-from casemate.papers.madry2018.evaluation import percent, rises
 from casemate.papers.madry2018.figure6_curves import (
     ALONE,
     DDN,

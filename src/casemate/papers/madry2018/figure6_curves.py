@@ -11,8 +11,8 @@ from torch import Tensor
 from casemate import attacks, rng
 from casemate.attacks import Attack, Boundary, MinimumNorm, Worst, distance_path, evaluate
 from casemate.gradients import Engine
+from casemate.papers.evaluation import Accuracy, Evaluation
 from casemate.papers.item import Setting
-from casemate.papers.madry2018.evaluation import Accuracy, Evaluation
 from casemate.threat import L2, Distances, Linf
 
 NORMS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}

@@ -6,9 +6,9 @@ import polars as pl
 import torch
 from torch import nn
 
+from casemate.papers.evaluation import Evaluation, evaluation
 from casemate.papers.item import Item, Outcome, Run, Setting
 from casemate.papers.madry2018 import filters_claims, filters_figure, thresholds
-from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.filters_claims import FIRST, OUTPUT, SECOND
 from casemate.papers.madry2018.pair import DATA_SETS, NATURAL, TRAINED, labelled
 from casemate.papers.networks import Network

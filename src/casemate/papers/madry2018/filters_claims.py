@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import polars as pl
 import torch
 
+from casemate.papers.evaluation import Evaluation
 from casemate.papers.item import Row
 from casemate.papers.madry2018 import thresholds
-from casemate.papers.madry2018.evaluation import Evaluation
 from casemate.papers.madry2018.pair import NATURAL, TRAINED
 
 FIRST, SECOND, OUTPUT = "first", "second", "output"

@@ -12,9 +12,9 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from casemate.papers import figures
+from casemate.papers.evaluation import Evaluation
 from casemate.papers.item import Run
 from casemate.papers.madry2018 import thresholds
-from casemate.papers.madry2018.evaluation import Evaluation
 from casemate.papers.madry2018.filters_claims import KINDS, OUTPUT, SECOND, biases_of, filters_of, weights_of
 from casemate.papers.madry2018.pair import COLOURS
 from casemate.papers.networks import Network

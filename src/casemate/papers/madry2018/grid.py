@@ -11,8 +11,8 @@ from casemate.attacks import PGD, Attack, Restarts, Transfer
 from casemate.attacks.standing import Standing
 from casemate.gradients import Classifier, Engine
 from casemate.losses import Labels
+from casemate.papers.evaluation import Accuracy, evaluation
 from casemate.papers.item import Run
-from casemate.papers.madry2018.evaluation import Accuracy, evaluation
 from casemate.papers.networks import Network, Variant
 from casemate.threat import Images, Threat
 

@@ -15,9 +15,9 @@ from casemate import rng
 from casemate.attacks import DDN, PGD, HopSkipJump, Nearest, Worst
 from casemate.attacks.smallest import Smallest, smallest
 from casemate.gradients import Engine
+from casemate.papers.evaluation import Evaluation, evaluation
 from casemate.papers.item import Item, Outcome, Run, Setting
 from casemate.papers.madry2018 import norms_claims, norms_figure, radii, shape
-from casemate.papers.madry2018.evaluation import Evaluation, evaluation
 from casemate.papers.madry2018.norms_facts import EPS, SEARCHES, facts
 from casemate.papers.madry2018.pair import NATURAL, labelled
 from casemate.papers.networks import Network, Variant

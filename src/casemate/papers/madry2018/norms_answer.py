@@ -4,7 +4,7 @@ import math
 
 import polars as pl
 
-from casemate.papers.madry2018.evaluation import CHANCE
+from casemate.papers.evaluation import CHANCE
 from casemate.papers.madry2018.norms_facts import EPS, Facts
 from casemate.papers.madry2018.numbers import percent, ratio
 from casemate.papers.madry2018.pair import NATURAL

@@ -1,7 +1,8 @@
 """What the question about linf and l2 radii comes to: rows beside what others published and what geometry says."""
 
+from casemate.papers import evaluation
 from casemate.papers.item import Row
-from casemate.papers.madry2018 import evaluation, norms_answer
+from casemate.papers.madry2018 import norms_answer
 from casemate.papers.madry2018.norms_facts import SEARCHES, Facts, Norm
 from casemate.papers.madry2018.numbers import percent, ratio
 from casemate.papers.madry2018.pair import NATURAL

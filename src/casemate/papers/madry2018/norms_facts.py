@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from casemate.papers.madry2018.evaluation import Accuracy
+from casemate.papers.evaluation import Accuracy
 from casemate.papers.madry2018.pair import NATURAL
 
 Norm = Literal["linf", "l2"]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from casemate.papers.evaluation import percent
 from casemate.papers.item import Outcome, Row, Run
 from casemate.papers.madry2018 import table_figure, transfers
-from casemate.papers.madry2018.evaluation import percent
 from casemate.papers.madry2018.grid import Line, measured
 from casemate.papers.madry2018.pair import DataSet
 from casemate.papers.networks import Variant

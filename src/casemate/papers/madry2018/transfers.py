@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from casemate.papers.evaluation import rises
 from casemate.papers.item import Row
-from casemate.papers.madry2018.evaluation import rises
 from casemate.papers.madry2018.grid import Line, Search
 
 PART = "transfer"

@@ -15,8 +15,8 @@ from casemate.attacks import PGD, Restarts
 from casemate.audit.cascade import Stage, in_turn
 from casemate.gradients import Engine
 from casemate.papers import figures
+from casemate.papers.evaluation import Accuracy, Evaluation, evaluation, percent
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
-from casemate.papers.madry2018.evaluation import Accuracy, Evaluation, evaluation, percent
 from casemate.papers.madry2018.pair import DATA_SETS
 from casemate.papers.networks import Network
 from casemate.training.log import LOG
