@@ -11,6 +11,7 @@ from casemate import models
 from casemate.cli import main
 from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.madry2018.pair import DATA_SETS
+from casemate.papers.reproduce import PAPERS
 from casemate.training import recipe as recipes
 from casemate.training.adversarial import Adversarial
 from casemate.training.fast import Fast
@@ -84,7 +85,9 @@ def test_training_knows_a_papers_recipes_by_name(
     with pytest.raises(SystemExit):
         main()
     listed = json.loads(capsys.readouterr().out)
-    assert {f"madry2018/{path.stem}" for path in RECIPES} | set(recipes.built_in()) == set(listed)
+    papers = {f"{paper.name}/{path.stem}" for paper in PAPERS.values() for path in paper.recipes.glob("*.yaml")}
+    assert {f"madry2018/{path.stem}" for path in RECIPES} <= papers
+    assert papers | set(recipes.built_in()) == set(listed)
     monkeypatch.setattr(sys, "argv", ["casemate", "train", "madry2018/mnist-pgd-full", "--devices", "3"])
     with pytest.raises(SystemExit) as stopped:
         main()

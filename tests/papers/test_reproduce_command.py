@@ -62,7 +62,10 @@ def _toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "known"),
-    [(("madry2019",), "madry2018, gowal2018, toys2020"), (("toys2020", "toy1", "--device", "tpu9"), "cpu, cuda or auto")],
+    [
+        (("madry2019",), "madry2018, gowal2018, toys2020"),
+        (("toys2020", "toy1", "--device", "tpu9"), "cpu, cuda or auto"),
+    ],
 )
 @pytest.mark.usefixtures("_toys")
 def test_what_is_unknown_is_refused_with_what_is_known(
