@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from casemate.bounds.coefficients import Dense, Windowed, units
-from casemate.bounds.lowering import Variable, _conv2d
-from casemate.bounds.operations import Scale
+from casemate.bounds.operations import Conv2d, Scale
 
 SHAPE = (3, 9, 8)
 
@@ -52,8 +51,10 @@ def test_windows_through_convolutions_and_scales(convolution: nn.Conv2d) -> None
     torch.testing.assert_close(values, without_bias.flatten())
 
 
-def _of(layer: nn.Conv2d, shape: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    return _conv2d(Variable((2, *shape)), layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+def _of(layer: nn.Conv2d, shape: tuple[int, ...]) -> Conv2d:
+    assert not isinstance(layer.padding, str)
+    stride, dilation, padding = (value[:2] for value in (layer.stride, layer.dilation, layer.padding))
+    return Conv2d(layer.weight, None, stride, padding, dilation, layer.groups, shape)  # type: ignore[arg-type]
 
 
 def test_windows_hold_less_than_everything() -> None:

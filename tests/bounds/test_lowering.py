@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casemate.bounds import CROWN, IBP, Interval, Intervals, Tracing, propagate
+from casemate.bounds.operations import Affine
 from casemate.errors import CasemateError
 from casemate.threat import Linf
 
@@ -69,7 +70,10 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "view": lambda: Of(lambda x: x.view(x.size(0), 6, -1).unsqueeze(1)),
     "choose": lambda: Of(lambda x: x[:, 1:, ::2, :3]),
     "pad in a mode": lambda: Of(lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")),
-    "resize": lambda: Of(lambda x: F.interpolate(x, size=(5, 5), mode="bilinear")),
+    "resize": lambda: Of(lambda x: F.interpolate(x, size=(4, 16), mode="bilinear")),
+    "resize by area": lambda: Of(lambda x: F.interpolate(x, size=(5, 3), mode="area")),
+    "resize blurred": lambda: Of(lambda x: F.interpolate(x, size=(4, 4), mode="bilinear", antialias=True)),
+    "transpose by name": lambda: Of(lambda x: x.transpose(dim0=1, dim1=3)),
     "join": lambda: Of(lambda x: torch.cat([x, torch.relu(x - 0.5), x], dim=1)),
     "join with constants": lambda: Of(lambda x: torch.cat([x.new_ones(x.size(0), 1, 8, 8), x], dim=1)),
     "stack": lambda: Of(lambda x: torch.stack([x, 2 * x, torch.full_like(x, 3.0)], dim=2).flatten(1)),
@@ -139,6 +143,12 @@ class Overwrites(nn.Module):
         return y * x
 
 
+def hooked(layer: nn.Module) -> nn.Module:
+    """A layer that does something else than it looks like."""
+    layer.register_forward_hook(lambda module, inputs, output: output + 1)
+    return layer
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "unknown layer": (nn.GELU, r"the layer 0 \(GELU\) is none that bounds are known for"),
     "unknown function": (lambda: Of(torch.sin), r"the layer .*sin \(sin\) is none"),
@@ -154,7 +164,13 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "goes over the images of a batch|does not keep one row for each image",
     ),
     "divides": (lambda: Of(lambda x: 1 / (x + 1)), "divides by what depends on the image"),
-    "bicubic": (lambda: nn.Upsample(scale_factor=2, mode="bicubic"), "has negative weights"),
+    "parts": (lambda: Of(lambda x: x.chunk(3, dim=1)[0] + 1), "makes a tuple of what depends on the image"),
+    "a number": (lambda: Of(lambda x: x * x[:, 0, 0, 0].sum(0).item()), "does not keep one row|makes a float"),
+    "moves by name": (lambda: Of(lambda x: x.transpose(dim0=0, dim1=1)), "moves the axis of the batch|one row"),
+    "clamps by an image": (lambda: Of(lambda x: torch.clamp(x, min=x - 1)), "no other one, that depends on the image"),
+    "resizes by a third": (lambda: nn.Upsample(size=(6, 6), mode="bilinear"), "no fraction of a power of two"),
+    "hooked": (lambda: hooked(nn.ReLU()), "do not answer as it does|what was traced answers otherwise"),
+    "bicubic": (lambda: nn.Upsample(scale_factor=2, mode="bicubic"), "is known for nearest, bilinear and area"),
     "reflects": (lambda: nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), "pads in a way"),
     "batch norm": (lambda: nn.BatchNorm2d(3, track_running_stats=False), "normalises by the batch"),
 }
@@ -196,3 +212,27 @@ def test_the_graph_follows_the_weights() -> None:
         layer[1].weight += 1
         last = propagate(tracing.graph(), Intervals(), Interval(x, torch.zeros_like(x)))[-1]
         torch.testing.assert_close(last.centre, layer(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "least"),
+    [
+        (nn.AvgPool2d(3, stride=1, padding=1), 9),
+        (nn.AvgPool2d((2, 4)), 8),
+        (nn.AdaptiveAvgPool2d(1), 64),
+        (nn.AdaptiveAvgPool2d((5, 8)), 2),
+        (Of(lambda x: x.mean(dim=(1, 3))), 24),
+        (Of(lambda x: F.avg_pool2d(x, 5, 1)), 25),
+        (Of(lambda x: F.interpolate(x, size=(2, 2), mode="bilinear", antialias=True)), 36),
+        (nn.Conv2d(3, 2, 3), 27),
+    ],
+    ids=str,
+)
+def test_an_entry_is_a_sum_of_no_more_terms_than_rounding_is_counted_for(layer: nn.Module, least: int) -> None:
+    (node,) = Tracing(nn.Sequential(layer), torch.rand(1, *SHAPE)).graph().nodes[1:]
+    assert isinstance(node.operation, Affine)
+    # By brute force: how many entries of the image have a part in any one entry of the result.
+    units = torch.eye(3 * 8 * 8).view(-1, *SHAPE)
+    with torch.no_grad():
+        counted = int((node.operation.linear(units) != 0).flatten(1).sum(dim=0).max())
+    assert least <= counted <= node.operation.terms

@@ -21,10 +21,11 @@ from casemate.bounds import (
     Tracing,
     box_of,
     propagate,
+    reach_of,
     rounding_in,
 )
 from casemate.bounds.specification import rivals
-from casemate.threat import Images, Linf, Threat
+from casemate.threat import L1, L2, Images, Linf, Threat
 
 CERTIFIERS = (
     IBP(),
@@ -59,7 +60,7 @@ def test_every_layer_stays_in_its_interval(model: nn.Sequential, threat: Threat)
     for layer in range(len(model)):
         part = model[: layer + 1]
         graph = exact(part)
-        interval = propagate(graph, ROUNDED, box_of(threat, x, ROUNDED, dtype=torch.float64))[-1]
+        interval = propagate(graph, ROUNDED, box_of(reach_of(threat, x), x.double(), ROUNDED))[-1]
         for point in points(model, x, threat, n=5):
             assert interval.contains(part(point).double()).all(), part[-1]
 
@@ -70,7 +71,9 @@ def test_every_layer_stays_in_its_linear_bounds(model: nn.Sequential, threat: Th
     x = images()
     for layer in range(len(model)):
         part = model[: layer + 1]
-        bounds = LinearBounds(exact(part), threat, x.double(), box_of(threat, x, ROUNDED, dtype=torch.float64), ROUNDED)
+        bounds = LinearBounds(
+            exact(part), reach_of(threat, x), x.double(), box_of(reach_of(threat, x), x.double(), ROUNDED), ROUNDED
+        )
         for point in points(model, x, threat, n=5):
             assert bounds.boxes[-1].contains(part(point).double()).all(), part[-1]
 
@@ -147,3 +150,32 @@ def test_the_batch_does_not_matter(certifier: Certifier) -> None:
         torch.testing.assert_close(alone.margin, together.margin[part], rtol=1e-9, atol=1e-9)
         assert torch.equal(alone.holds, together.holds[part])
     assert certifier.certify(model, x[:0], y[:0], Linf(0.02)).holds.shape == (0,)
+
+
+@pytest.mark.parametrize("threat", [Linf(0.25), L2(0.25), L1(0.25)], ids=str)
+def test_a_bound_covers_all_that_the_threat_model_lets_through(threat: Linf | L2 | L1) -> None:
+    """`contains` forgives a rounding for each value, so that what is certified must stand there too."""
+    x = torch.full((1, 1, 4, 4), 0.5)
+    n = 16
+    change = {Linf: torch.full_like(x, 0.25), L2: torch.full_like(x, 0.0625), L1: torch.zeros_like(x)}[type(threat)]
+    if isinstance(threat, L1):
+        change[..., 0, 0] = 0.25
+    # As far again as is forgiven: all values by one rounding, and of l1 the one that moves by all of them.
+    slack = {Linf: 2.0**-24, L2: 2.0**-24, L1: n * 2.0**-24}[type(threat)]
+    further = x + change + torch.where(change > 0, slack, 0)
+    assert threat.contains(further, x).all()
+    domain = Intervals(rounding_in(torch.float64))
+    reach = reach_of(threat, x)
+    box = box_of(reach, x.double(), domain)
+    assert box.contains(further.double()).all()
+    exact_graph = Tracing(nn.Sequential(nn.Flatten(), _summing(n)), x.double()).graph()
+    bounds = LinearBounds(exact_graph, reach, x.double(), box, Intervals())
+    # The bound of minus the sum is reached at that point, to within rounding in float64.
+    least = bounds.margins(torch.tensor([0]))
+    assert float(least.detach()) <= float(-2 * further.double().sum()) + 1e-12
+
+
+def _summing(n: int) -> nn.Linear:
+    layer = nn.Linear(n, 2, bias=False).double().requires_grad_(False)
+    layer.weight.copy_(torch.tensor([[-1.0] * n, [1.0] * n]))
+    return layer

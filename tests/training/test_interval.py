@@ -14,16 +14,6 @@ from casemate.training.interval import IntervalTraining, recording, tightness_an
 from casemate.training.train import Settings, train
 
 
-@pytest.fixture
-def x() -> Tensor:
-    return 0.3 + 0.4 * torch.rand(16, 1, 6, 6)
-
-
-@pytest.fixture
-def y() -> Tensor:
-    return torch.arange(16) % 2
-
-
 def normed() -> nn.Sequential:
     network = nn.Sequential(
         nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.ReLU(),

@@ -22,17 +22,6 @@ D = 36
 
 
 @pytest.fixture
-def x() -> Tensor:
-    """Far enough from 0 and 1 for the whole ball to be inside the box."""
-    return 0.3 + 0.4 * torch.rand(16, 1, 6, 6)
-
-
-@pytest.fixture
-def y() -> Tensor:
-    return torch.arange(16) % 2
-
-
-@pytest.fixture
 def model() -> nn.Sequential:
     return linear(torch.randn(D)).train()
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from casemate import rng
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certifier
+from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certificate, Certifier
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.losses import Labels
@@ -89,7 +89,7 @@ def prove(
         at = (open_ & ~proved.holds).nonzero().squeeze(1)
         if len(at):
             tell(proof.name, len(at))
-            found = proof.certifier.certify(engine.model, x[at], y[at], threat, keys=rng.fold(keys[at], proof.name))
+            found = _certificate(proof, engine, x[at], y[at], threat, rng.fold(keys[at], proof.name))
             proved.by[at[found.holds]] = place
             proved.margin[at[found.holds]] = found.margin[found.holds]
         proved.seconds[proof.name] = time.perf_counter() - start
@@ -100,13 +100,22 @@ def usable(engine: Engine, x: Images, y: Labels, threat: Threat, proofs: Sequenc
     reasons: dict[str, str | None] = {}
     for proof in proofs:
         try:
-            proof.certifier.certify(engine.model, x[:1], y[:1], threat, keys=rng.image_keys(0, torch.zeros_like(y[:1])))
+            _certificate(proof, engine, x[:1], y[:1], threat, rng.image_keys(0, torch.zeros_like(y[:1])))
             reasons[proof.name] = None
         except CasemateError as error:
             reasons[proof.name] = str(error)
-        except Exception as error:
-            raise CasemateError(f"the certifier {proof.name} failed with {type(error).__name__}: {error}") from error
     return reasons
+
+
+def _certificate(proof: Proof, engine: Engine, x: Images, y: Labels, threat: Threat, keys: rng.Keys) -> Certificate:
+    """Whatever a certifier raises is a `CasemateError` that names it."""
+    try:
+        return proof.certifier.certify(engine.model, x, y, threat, keys=keys)
+    except CasemateError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "no message")
+        raise CasemateError(f"the certifier {proof.name} failed with {type(error).__name__}: {reason}") from error
 
 
 def again(settings: dict[str, Any]) -> Certifier:

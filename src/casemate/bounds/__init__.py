@@ -1,6 +1,7 @@
 """Proofs: one interpreter over the graph of a classifier, one abstract domain a file, and certifiers made of them."""
 
 from casemate.bounds.box import box_of as box_of
+from casemate.bounds.box import reach_of as reach_of
 from casemate.bounds.certificate import Certificate as Certificate
 from casemate.bounds.certificate import Certifier as Certifier
 from casemate.bounds.certifiers import CROWN as CROWN

@@ -4,7 +4,7 @@ All work in float64, whatever the classifier does, and take off what rounding ca
 """
 
 import copy
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
@@ -12,11 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from casemate.bounds.box import box_of
+from casemate import rng
+from casemate.bounds.box import box_of, reach_of
 from casemate.bounds.certificate import Certificate
 from casemate.bounds.graph import Graph, Tracing
 from casemate.bounds.interpreter import propagate
-from casemate.bounds.interval import Intervals
+from casemate.bounds.interval import Interval, Intervals
 from casemate.bounds.linear import LinearBounds
 from casemate.bounds.operations import LeakyReLU
 from casemate.bounds.optimised import optimised_margins
@@ -31,27 +32,52 @@ from casemate.rng import Keys
 from casemate.threat import L1, L2, Images, Linf, Threat
 
 
-@dataclass(frozen=True)
-class IBP:
-    """Interval bound propagation (Gowal et al. 2018): about three forward passes in float64."""
+class _ByBounds:
+    """A certifier that bounds the margins of some images `at_once`, of classifiers with few enough activations."""
 
-    name: ClassVar[str] = "IBP"
-    at_once: ClassVar[int] = 128
+    name: ClassVar[str]
+    at_once: ClassVar[int]
+    max_activations: int
 
     def certify(
         self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, keys: Keys | None = None
     ) -> Certificate:
         """See `Certifier`."""
-        return _certificate(_Subject(model, x), x, y, threat, self.at_once, self.margins)
+        subject = _Subject(model, x)
+        subject.refuse_larger(self.max_activations, self.name)
+        reach = reach_of(threat, x)
+        parts: list[Tensor] = [torch.empty(0, dtype=torch.float64, device=x.device)]
+        for images, labels in zip(x.double().split(self.at_once), y.split(self.at_once), strict=True):
+            if len(images):
+                parts.append(self.margins(subject, images, labels, reach).amin(dim=1).detach())
+        # A bound that is not a number proves nothing. Sums in float64 round differently in batches of different sizes;
+        # a float32 below the margin is as true, and the same for all of them.
+        margin = _float32_below(torch.nan_to_num(torch.cat(parts), nan=-torch.inf)).double()
+        holds = margin > 0
+        # Of the threat model that was asked for: what `contains` forgives is proved as well.
+        return Certificate(holds, margin, threat.eps * holds.double())
 
-    def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
-        box = box_of(threat, x, subject.domain, dtype=torch.float64)
-        values = propagate(subject.graph, subject.domain, box)
+    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+        """Lower bounds of the margins against each rival, for float64 images."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class IBP(_ByBounds):
+    """Interval bound propagation (Gowal et al. 2018): about three forward passes in float64."""
+
+    max_activations: int = sys.maxsize
+
+    name: ClassVar[str] = "IBP"
+    at_once: ClassVar[int] = 128
+
+    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+        values = propagate(subject.graph, subject.domain, box_of(reach, x, subject.domain))
         return least_margins(subject.graph, subject.rounding, values, y)
 
 
 @dataclass(frozen=True)
-class ByZonotopes:
+class ByZonotopes(_ByBounds):
     """Zonotopes (Gehr et al. 2018), or the hybrid ones of Mirman et al. 2018 with `hybrid`.
 
     `relu` is one of `relus.TRANSFORMERS`: least-area is DeepZ's; box, diagonal, switch and smooth are DiffAI's. Raises
@@ -69,23 +95,14 @@ class ByZonotopes:
     def __post_init__(self) -> None:
         transformer(self.relu)
 
-    def certify(
-        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, keys: Keys | None = None
-    ) -> Certificate:
-        """See `Certifier`."""
-        subject = _Subject(model, x)
-        subject.refuse_larger(self.max_activations, self.name)
-        return _certificate(subject, x, y, threat, self.at_once, self.margins)
-
-    def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
+    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         domain = Zonotopes(subject.rounding, transformer(self.relu), self.hybrid)
-        image = domain.of(box_of(threat, x, subject.domain, dtype=torch.float64))
-        values = propagate(subject.graph, domain, image)
+        values = propagate(subject.graph, domain, domain.of(box_of(reach, x, subject.domain)))
         return least_margins(subject.graph, subject.rounding, values, y)
 
 
 @dataclass(frozen=True)
-class CROWN:
+class CROWN(_ByBounds):
     """Linear bounds of all layers (Zhang et al. 2018); `slope` is that of the line below an activation.
 
     The slopes are never all best: the tightest of CROWN and IBP is the answer. Raises `CasemateError` for a classifier
@@ -102,18 +119,10 @@ class CROWN:
     def __post_init__(self) -> None:
         check_slope(self.slope)
 
-    def certify(
-        self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, keys: Keys | None = None
-    ) -> Certificate:
-        """See `Certifier`."""
-        subject = _Subject(model, x)
-        subject.refuse_larger(self.max_activations, self.name)
-        return _certificate(subject, x, y, threat, self.at_once, self.margins)
-
-    def margins(self, subject: "_Subject", x: Images, y: Labels, threat: Threat) -> Margins:
+    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         with torch.no_grad():
-            box = box_of(threat, x, subject.domain, dtype=torch.float64)
-            bounds = LinearBounds(subject.graph, threat, x.double(), box, subject.domain, self.slope, self.tighten)
+            box = box_of(reach, x, subject.domain)
+            bounds = LinearBounds(subject.graph, reach, x, box, subject.domain, self.slope, self.tighten)
             forward = least_margins(subject.graph, subject.rounding, bounds.boxes, y)
         return torch.maximum(forward, self.backward(bounds, y))
 
@@ -155,9 +164,11 @@ class _Subject:
             raise CasemateError("bounds prove nothing about a classifier that draws at random: certify it by voting")
         own = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), x.dtype)
         exact = copy.deepcopy(model).eval().requires_grad_(False).double()
-        self.graph: Graph = Tracing(exact, (x[:1] if len(x) else x.new_full((1, *x.shape[1:]), 0.25)).double()).graph()
+        probe = _probe(x)
+        self.graph: Graph = Tracing(exact, probe).graph()
         self.rounding: Rounding = rounding_in(torch.float64, deployed=torch.finfo(own).eps / 2)
         self.domain = Intervals(self.rounding)
+        self._refuse_another_function(exact, probe)
 
     def refuse_larger(self, most: int, name: str) -> None:
         """Raise `CasemateError` for more than `most` activations for one image."""
@@ -165,26 +176,22 @@ class _Subject:
         if n > most:
             raise CasemateError(f"{name} is for up to {most} activations, and there are {n}")
 
+    def _refuse_another_function(self, exact: nn.Module, probe: Images) -> None:
+        """Raise `CasemateError` where the graph says something else of some images than the classifier.
 
-def _certificate(
-    subject: _Subject,
-    x: Images,
-    y: Labels,
-    threat: Threat,
-    at_once: int,
-    margins: Callable[[_Subject, Images, Labels, Threat], Margins],
-) -> Certificate:
-    parts: list[Tensor] = [torch.empty(0, dtype=torch.float64, device=x.device)]
-    for images, labels in zip(x.split(at_once), y.split(at_once), strict=True):
-        if len(images):
-            parts.append(margins(subject, images, labels, threat).amin(dim=1).detach())
-    margin = torch.cat(parts)
-    # A bound that is not a number proves nothing. Sums in float64 round differently in batches of different sizes; a
-    # float32 below the margin is as true, and the same for all of them.
-    margin = _float32_below(torch.nan_to_num(margin, nan=-torch.inf)).double()
-    holds = margin > 0
-    eps = threat.eps if isinstance(threat, (Linf, L2, L1)) else 0.0
-    return Certificate(holds, margin, eps * holds.double())
+        Something that the layers do not show, such as a hook, can make it do so; nothing may be proved of it then.
+        """
+        with torch.no_grad():
+            answer = exact(probe.clone())
+            (*_, logits) = propagate(self.graph, Intervals(), Interval(probe, torch.zeros_like(probe)))
+        if logits.centre.shape != answer.shape or not torch.allclose(logits.centre, answer, rtol=1e-6, atol=1e-9):
+            raise CasemateError("the layers of the classifier do not answer as it does, so that nothing can be proved")
+
+
+def _probe(x: Images) -> Images:
+    """Three images of that shape, the same for all classifiers."""
+    keys = rng.image_keys(0, torch.arange(3, device=x.device))
+    return rng.uniform(keys, x.shape[1:]).double()
 
 
 def _float32_below(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from casemate.bounds import lowering
-from casemate.bounds.operations import Operation
+from casemate.bounds.operations import Add, Concatenate, Multiply, Operation
 from casemate.errors import CasemateError
 from casemate.gradients import evaluating
 from casemate.threat import Images
@@ -95,16 +95,24 @@ class Tracing:
             elif not variable:
                 known[node] = self._constant(node, argument)
                 continue
-            elif not isinstance(recorded, Tensor) or _called(node) in ONLY_OF_THE_SHAPE:
-                # A size, or what depends on a size alone, as it was for the pair that was traced.
+            elif _is_of_the_shape(node):
+                # As it was for the pair that was traced.
                 known[node] = recorded
                 continue
+            elif not isinstance(recorded, Tensor):
+                raise CasemateError(
+                    f"the layer {node.name} makes a {type(recorded).__name__} of what depends on the image, and bounds "
+                    "are known for tensors"
+                )
             else:
                 self._refuse_overwriting(node)
                 layer = self._layer(node, {source: self._values[source] for source in variable}, argument)
                 layer = replace(layer, statistics=(statistics or {}).get(layer.target))
                 inputs = tuple(place_of[source] for source in variable)
-                found = Node(layer.name, lowering.lower(layer), inputs, tuple(recorded.shape[1:]))
+                operation = lowering.lower(layer)
+                if len(inputs) != 1 and not isinstance(operation, Add | Concatenate | Multiply):
+                    raise layer.refused("is known with one argument that depends on the image")
+                found = Node(layer.name, operation, inputs, tuple(recorded.shape[1:]))
             place_of[node] = len(nodes)
             nodes.append(found)
         raise CasemateError("the classifier returns nothing")
@@ -151,8 +159,8 @@ class Tracing:
 
 
 # What has no values of the image in it, only its shape.
-ONLY_OF_THE_SHAPE = frozenset(
-    {"new_ones", "new_zeros", "new_full", "new_empty", "ones_like", "zeros_like", "full_like", "empty_like"}
+OF_THE_SHAPE = frozenset(
+    {"size", "dim", "numel", "new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full_like"}
 )
 # What may share its memory with what it is given.
 VIEWS = frozenset(
@@ -162,6 +170,11 @@ VIEWS = frozenset(
     }
 )  # fmt: skip
 VIEW_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+
+
+def _is_of_the_shape(node: fx.Node) -> bool:
+    attribute = node.args[1] if _called(node) == "getattr" else None
+    return _called(node) in OF_THE_SHAPE or attribute in ("shape", "ndim", "dtype", "device")
 
 
 def _called(node: fx.Node) -> str:

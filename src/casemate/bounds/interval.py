@@ -10,30 +10,20 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from casemate.bounds.bounded import Bounded
 from casemate.bounds.interpreter import Domain, Rule
 from casemate.bounds.operations import Add, Affine, Concatenate, Monotone, Multiply, Operation, Values
 from casemate.bounds.rounding import Rounding
 
 
 @dataclass(frozen=True, eq=False)
-class Interval:
+class Interval(Bounded):
     """All values from centre - radius to centre + radius, entry by entry; both [batch, ...]."""
 
     centre: Values
     radius: Values
 
-    @property
-    def lower(self) -> Values:
-        return self.centre - self.radius
-
-    @property
-    def upper(self) -> Values:
-        return self.centre + self.radius
-
-    @property
-    def size(self) -> Values:
-        """The largest magnitude inside."""
-        return self.centre.abs() + self.radius
+    n_errors = 1
 
     def least(self, weight: Tensor) -> Tensor:
         """The least of weight [batch, row, entry] times the entries [batch, entry]."""

@@ -23,12 +23,11 @@ from casemate.bounds.coefficients import Bounds, Coefficients, Dense, together, 
 from casemate.bounds.graph import Graph, Node
 from casemate.bounds.interpreter import Rule, rule_for
 from casemate.bounds.interval import Interval, Intervals
-from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, MaxPool2d, Operation
+from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, MaxPool2d, Operation, Scale
 from casemate.bounds.relaxation import Lines, Slope, lines
-from casemate.bounds.rounding import Rounding
 from casemate.bounds.specification import Margins, rivals
 from casemate.losses import Labels
-from casemate.threat import L1, L2, Images, Threat
+from casemate.threat import L1, L2, Images, Linf
 
 # Bytes of coefficients in one pass back; more rows than fit are done in turn.
 WORKING_SET = 64 * 2**20
@@ -46,7 +45,7 @@ class LinearBounds:
     """
 
     graph: Graph
-    threat: Threat
+    threat: Linf | L2 | L1
     x: Images
     image: Interval
     domain: Intervals
@@ -96,17 +95,13 @@ class LinearBounds:
     def _least(self, a: Coefficients) -> Bounds:
         """The least value of A x over the images allowed."""
         sizes = a.values.abs()
-        lost = self._summing(prod(self.graph.nodes[0].shape))
+        rounding = self.domain.rounding
+        lost = 0.0 if rounding is None else rounding.summing(prod(self.graph.nodes[0].shape))
         least = a.sum(a.values, self.image.centre) - a.sum(sizes, self.image.radius)
         if isinstance(self.threat, (L2, L1)):
             dual = sizes.flatten(2).norm(dim=2) if isinstance(self.threat, L2) else sizes.flatten(2).amax(dim=2)
             least = torch.maximum(least, a.sum(a.values, self.x) - self.threat.eps * dual * (1 + lost))
         return least - lost * a.sum(sizes, self.image.size) if lost else least
-
-    def _summing(self, n: int) -> float:
-        """What a sum of n products loses in the arithmetic of the bounds, as a share of their magnitudes."""
-        rounding = self.domain.rounding
-        return 0.0 if rounding is None else Rounding(0.0, rounding.bounding).gamma(n)
 
     def _error(self, at: int) -> Tensor | None:
         """What each entry of the result of a node may be off by, [batch, *shape]; None for nothing."""
@@ -120,7 +115,7 @@ class LinearBounds:
             return None
         size = self.boxes[node.inputs[0]].size
         # Coefficients are sums over the result of a node, and so is what its offset adds to the bound.
-        lost = self._summing(prod(node.shape))
+        lost = rounding.summing(prod(node.shape))
         if isinstance(operation, Affine):
             total = operation.absolute(size)
             if operation.magnitude is not None:
@@ -134,14 +129,16 @@ class LinearBounds:
         return (rounding.gamma(1) + lost if operation.slope else lost) * size
 
     def _is_exact(self, node: Node) -> bool:
-        """Whether the interval of a node is the best there is: an affine function of the box of the image itself."""
+        """Whether the interval of a node is the best there is: one affine layer, and what moves no entry into another.
+
+        Two layers in a row that mix entries lose what these share. In l2 and l1 the ball is less than its box.
+        """
+        n_mixing = 0
         while isinstance(node.operation, Affine):
+            n_mixing += not isinstance(node.operation, Scale)
             if node.inputs[0] == 0:
-                return not isinstance(self.threat, (L2, L1))
+                return n_mixing <= 1 and isinstance(self.threat, Linf)
             node = self.graph.nodes[node.inputs[0]]
-            # Only one affine layer with more than one term: two in a row lose what their entries share.
-            if getattr(node.operation, "terms", 0) > 4:
-                return False
         return False
 
     def _tightened(self, place: int) -> Interval:

@@ -21,7 +21,7 @@ def optimised_margins(bounds: LinearBounds, y: Labels, n_steps: int) -> Margins:
     if not slopes:
         return bounds.margins(y)
     best = {place: slope.detach().clone() for place, slope in slopes.items()}
-    best_margins = torch.full_like(bounds.margins(y, rounded=False), -torch.inf)
+    best_margins = bounds.x.new_full((len(y), bounds.graph.n_classes - 1), -torch.inf)
     adam = torch.optim.Adam(slopes.values(), lr=RATE)
     schedule = torch.optim.lr_scheduler.ExponentialLR(adam, DECAY)
     for step in range(n_steps + 1):

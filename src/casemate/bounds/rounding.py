@@ -34,6 +34,10 @@ class Rounding:
         own = _gamma(n, self.bounding)
         return (_gamma(n, self.deployed) + 2 * own) / (1 - own)
 
+    def summing(self, n: int) -> float:
+        """What a sum of n products loses in the arithmetic of the bounds alone, as a share of their magnitudes."""
+        return Rounding(0.0, self.bounding).gamma(n)
+
     def tiny(self, terms: int) -> float:
         return TINY * (terms + 6)
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from casemate.bounds.bounded import Bounded
 from casemate.bounds.graph import Graph
-from casemate.bounds.operations import Linear, Values
+from casemate.bounds.operations import Linear
 from casemate.bounds.rounding import Rounding
 from casemate.losses import Labels
 
@@ -20,18 +20,6 @@ def rivals(y: Labels, n_classes: int) -> Int64[Tensor, "batch rivals"]:
     """The classes other than the label, in their order."""
     classes = torch.arange(n_classes, device=y.device).expand(len(y), n_classes)
     return classes[classes != y[:, None]].view(len(y), n_classes - 1)
-
-
-class Bounded(Protocol):
-    """What a domain's values tell: bounds of each entry and of sums of them. See `Interval`."""
-
-    @property
-    def lower(self) -> Values: ...
-    @property
-    def upper(self) -> Values: ...
-    @property
-    def size(self) -> Values: ...
-    def least(self, weight: Tensor) -> Tensor: ...
 
 
 def least_margins(graph: Graph, rounding: Rounding | None, values: Sequence[Bounded], y: Labels) -> Margins:
@@ -52,7 +40,7 @@ def least_margins(graph: Graph, rounding: Rounding | None, values: Sequence[Boun
     if rounding is None:
         return margins
     # The classifier computes each of the two logits for itself.
-    gamma = rounding.gamma(layer.terms)
+    gamma = rounding.gamma(layer.terms) + rounding.summing(layer.terms + x.n_errors)
     size = layer.absolute(x.size) + (0 if layer.bias is None else layer.bias.abs())
     lost = gamma * size + rounding.tiny(layer.terms)
     return margins - 2 * (lost.gather(1, y[:, None]) + lost.gather(1, others))

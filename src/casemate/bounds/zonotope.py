@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from casemate.bounds.bounded import Bounded
 from casemate.bounds.interpreter import Domain, Rule
 from casemate.bounds.interval import Interval, Intervals
 from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, Monotone, Multiply, Operation, Values
@@ -18,7 +19,7 @@ from casemate.bounds.rounding import Rounding
 
 
 @dataclass(frozen=True, eq=False)
-class Zonotope:
+class Zonotope(Bounded):
     """centre and box [batch, *shape]; `errors` [batch, error, *shape] by what brought them in, so that sums match them.
 
     A key stands for the image or for one layer.
@@ -29,21 +30,12 @@ class Zonotope:
     errors: Mapping[object, Tensor]
 
     @property
-    def radius(self) -> Values:
+    def radius(self) -> Values:  # type: ignore[override]
         return self.box + sum((errors.abs().sum(dim=1) for errors in self.errors.values()), torch.zeros_like(self.box))
 
     @property
-    def lower(self) -> Values:
-        return self.centre - self.radius
-
-    @property
-    def upper(self) -> Values:
-        return self.centre + self.radius
-
-    @property
-    def size(self) -> Values:
-        """The largest magnitude inside."""
-        return self.centre.abs() + self.radius
+    def n_errors(self) -> int:  # type: ignore[override]
+        return 1 + sum(errors.shape[1] for errors in self.errors.values())
 
     def least(self, weight: Tensor) -> Tensor:
         """The least of weight [batch, row, entry] times the entries [batch, entry]."""
@@ -121,7 +113,7 @@ class Zonotopes(Domain[Zonotope]):
     def add(self, operation: Add, left: Zonotope, right: Zonotope) -> Zonotope:
         box = left.box + right.box
         if self.rounding is not None:
-            box = box + self._gamma(2, left) * (left.size + right.size)
+            box = box + self._gamma(2, left, right) * (left.size + right.size)
         errors = dict(left.errors)
         for key, columns in right.errors.items():
             signed = operation.sign * columns
@@ -151,11 +143,10 @@ class Zonotopes(Domain[Zonotope]):
     def _interval(self, x: Zonotope) -> Interval:
         return self.intervals.between(x.lower, x.upper)
 
-    def _gamma(self, terms: int, x: Zonotope) -> float:
+    def _gamma(self, terms: int, *values: Zonotope) -> float:
         """Also for the sum over all errors, which the bounds of an entry are."""
         assert self.rounding is not None
-        n_errors = sum(columns.shape[1] for columns in x.errors.values())
-        return self.rounding.gamma(terms) + Rounding(0.0, self.rounding.bounding).gamma(n_errors)
+        return self.rounding.gamma(terms) + self.rounding.summing(sum(value.n_errors for value in values))
 
 
 RULES: Mapping[type[Operation], Rule] = {
