@@ -249,9 +249,15 @@ def test_other_data_of_the_same_name_are_not_shown_as_the_audited_ones(tmp_path:
 def test_symptoms_are_shown_where_there_are_any(tmp_path: Path, page: Page) -> None:
     assert not page.all("section", id="symptoms")
     folder = fabricated.run_folder(tmp_path / "run", curves=False, training=False)
-    symptom = {"id": "flat loss", "status": "warn", "statistic": 0.25, "meaning": "It is flat.", "remedy": "Use DLR."}
+    symptom = {
+        "id": "flat loss",
+        "status": "warn",
+        "statistic": 0.25,
+        "meaning": "the loss is flat",
+        "remedy": "use DLR",
+    }
     fabricated.edit(folder / "summary.json", symptoms=[symptom])
-    assert "flat loss warn 0.25 It is flat. Use DLR." in re.sub(
+    assert "flat loss warn 0.25 the loss is flat; remedy: use DLR" in re.sub(
         r"(flat loss|warn|0\.25)", r"\1 ", Page(report.write(folder)).section("symptoms")
     )
 
