@@ -9,5 +9,9 @@ class CasemateError(ValueError):
     """
 
 
+class NoGradient(CasemateError):
+    """A classifier whose answers do not lead back to its images: something on the way cuts the gradient off."""
+
+
 class Contradiction(RuntimeError):
     """An image that is both certified and broken: a bug in Casemate, never a result (design, section 1)."""

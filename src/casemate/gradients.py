@@ -41,6 +41,10 @@ class Engine:
     `batch_size` is the number of images in one pass; None chooses it from the memory one image takes, and either is
     halved for good when the device runs out of memory. `draws` is the number of random draws that a gradient of a
     randomised classifier is the mean of; None measures at the first gradient how many it takes (`enough_draws`).
+
+    `stand_in` is differentiated in the place of the classifier, for one whose own gradient is of no use: a module from
+    the same images to as many logits. What an attack is told of the points it passes are the classifier's own logits
+    all the same, for one more forward pass.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Engine:
         precision: Precision = "auto",
         batch_size: int | None = None,
         draws: int | None = None,
+        stand_in: nn.Module | None = None,
     ) -> None:
         check_precision(precision)
         for what, value in (("batch size", batch_size), ("number of draws", draws)):
@@ -58,7 +63,9 @@ class Engine:
         self.model = model
         self.precision: Precision = precision
         self.batch_size = batch_size
-        self.stochastic = any(getattr(module, "stochastic", False) for module in model.modules())
+        self.stand_in = stand_in
+        self.random_answers = _is_stochastic(model)
+        self.stochastic = self.random_answers or (stand_in is not None and _is_stochastic(stand_in))
         self.draws = draws if self.stochastic else 1
         self._search: nn.Module | None = None
         self._dtype = torch.float32
@@ -128,13 +135,15 @@ class Engine:
             return total_gradient, total_logits
 
         gradient, logits = self._batched(x, averaged)
+        if self.stand_in is not None and not self.random_answers:
+            logits = self.logits(x)
         return torch.nan_to_num_(gradient, nan=0.0, posinf=0.0, neginf=0.0), logits
 
     def refresh(self) -> None:
         """Copy the weights again after the classifier was trained on; cheap beside one gradient."""
         if self._search is not None:
             with torch.no_grad():
-                for mine, theirs in zip(_state(self._search), _state(self.model), strict=True):
+                for mine, theirs in zip(_state(self._search), _state(self._searched), strict=True):
                     mine.copy_(theirs)
 
     @property
@@ -144,14 +153,18 @@ class Engine:
 
     def _search_model(self, x: Images) -> nn.Module:
         if self._search is None:
-            self._dtype = search_dtype(self.precision, self.model, x)
-            self._search = search_copy(self.model, self._dtype)
+            self._dtype = search_dtype(self.precision, self._searched, x)
+            self._search = search_copy(self._searched, self._dtype)
         return self._search
+
+    @property
+    def _searched(self) -> nn.Module:
+        return self.model if self.stand_in is None else self.stand_in
 
     def _batched(self, x: Images, run: Callable[[slice, Images], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Call `run` on consecutive batches, each padded to a whole multiple; join the results without the padding."""
         if self.batch_size is None:
-            self.batch_size = _choose_batch_size(self.model, x)
+            self.batch_size = _choose_batch_size(self._searched, x)
         results: list[tuple[Tensor, ...]] = []
         start = 0
         while start < len(x) or not results:
@@ -205,6 +218,10 @@ def _padded(values: Tensor, size: int) -> Tensor:
 
 def _padded_keys(keys: rng.Keys | None, part: slice, size: int) -> Int64[Tensor, "padded"] | None:
     return None if keys is None else _padded(keys[part], size)
+
+
+def _is_stochastic(model: nn.Module) -> bool:
+    return any(getattr(module, "stochastic", False) for module in model.modules())
 
 
 def _state(model: nn.Module) -> list[Tensor]:

@@ -66,14 +66,20 @@ def drawing_from(keys: Keys | None) -> Iterator[None]:
         _ambient.reset(token)
 
 
+def ambient_keys(x: Tensor) -> Keys | None:
+    """The keys of the images in the batch `x` [batch, ...] inside an attack or an audit; None elsewhere."""
+    keys = _ambient.get()
+    return None if keys is None or len(keys) != len(x) else keys
+
+
 def layer_keys(x: Tensor, layer: str) -> Keys:
     """Keys for the random choices of a layer called `layer` on the batch `x` [batch, ...].
 
     Inside an attack or an audit they derive from the images' own keys; elsewhere from torch's global generator, as a
     user who simply calls the model expects.
     """
-    keys = _ambient.get()
-    if keys is None or len(keys) != len(x):
+    keys = ambient_keys(x)
+    if keys is None:
         return torch.randint(-(2**63), 2**63 - 1, (len(x),), dtype=torch.int64).to(x.device)
     return fold(keys.to(x.device), layer)
 

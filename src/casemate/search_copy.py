@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, NoGradient
 from casemate.threat import Images
 
 
@@ -25,7 +25,7 @@ def search_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def differentiable(logits: Tensor) -> Tensor:
     if not logits.requires_grad:
-        raise CasemateError(
+        raise NoGradient(
             "the model has no gradient with respect to its images: declare a surrogate on the layer that cuts it off"
         )
     return logits

@@ -58,6 +58,7 @@ def test_the_summary_counts_what_is_stored(model, data, quiet):
     assert list(summary) == [
         "model", "data", "threat", "n", "seed", "seconds", "run", "clean_accuracy", "attacked_accuracy",
         "certified_accuracy", "robust_accuracy_interval", "verdicts", "attacks", "certifiers", "evaluation", "symptoms",
+        "remedies", "ways",
     ]  # fmt: skip
     assert sum(summary["verdicts"].values()) == summary["n"] == len(rows) == len(data)
     assert all(summary["verdicts"][name] for name in ("misclassified", "broken", "unresolved"))

@@ -12,6 +12,9 @@ from casemate.gradients import Classifier, Engine, engine_for
 from casemate.losses import Labels, Logits, Values, margin
 from casemate.threat import Images, Threat
 
+# As Athalye et al. 2018 count an image of a randomised defence as broken: wrong ten times out of ten.
+N_CONFIRMED = 10
+
 
 @runtime_checkable
 class Attack(Protocol):
@@ -37,7 +40,8 @@ class Standing:
 
     `index` [n] are the positions of the standing images in the batch; an attack works on those alone and calls
     `record` with what it found for them. An image that the classifier itself, in full precision, confirms to be
-    broken leaves at once, so the cost of an attack is that of the images that resist it.
+    broken leaves at once, so the cost of an attack is that of the images that resist it. A randomised classifier has to
+    be wrong in each of `N_CONFIRMED` draws: what one draw gets wrong, the draw that decides would often get right.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Standing:
         check_batch(x, y, n_classes)
         if targets is not None:
             check_batch(x, targets, n_classes)
-        self._best_excess = excess(self.clean_logits, y, targets)
+        self._best_excess = self._exact_excess(x, self.index, self.clean_logits)
         self.index = self.index[self._best_excess <= 0]
 
     def __bool__(self) -> bool:
@@ -84,6 +88,14 @@ class Standing:
         self.index = self.index[still]
         return still
 
-    def _exact_excess(self, x_adv: Images, at: Int64[Tensor, "some"]) -> Values:
-        targets = None if self.targets is None else self.targets[at]
-        return excess(self.engine.logits(x_adv, keys=self.keys[at]), self.y[at], targets)
+    def _exact_excess(self, x_adv: Images, at: Int64[Tensor, "some"], logits: Logits | None = None) -> Values:
+        """The least excess of the draws, of which `logits` may be the first, up to one where the goal is missed."""
+        y, keys, targets = self.y[at], self.keys[at], None if self.targets is None else self.targets[at]
+        found = excess(self.engine.logits(x_adv, keys=keys) if logits is None else logits, y, targets)
+        for draw in range(1, N_CONFIRMED if self.engine.random_answers else 1):
+            open_ = (found > 0).nonzero().squeeze(1)
+            if len(open_):
+                logits = self.engine.logits(x_adv[open_], keys=rng.fold(keys[open_], "confirmed", draw))
+                another = excess(logits, y[open_], None if targets is None else targets[open_])
+                found[open_] = torch.minimum(found[open_], another)
+        return found

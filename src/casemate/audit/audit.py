@@ -3,23 +3,24 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from casemate import files
+from casemate import checkpoint, files
 from casemate.audit import presets
 from casemate.audit.cascade import Stage, run_block
 from casemate.audit.curves import MAX_IMAGES, N_PATHS, accuracy_against_eps, loss_paths
-from casemate.audit.diagnosis import diagnose
 from casemate.audit.manifest import describe_run, device_of
 from casemate.audit.proofs import PROOFS, Proof, proofs_by_names, usable
 from casemate.audit.refusals import refuse_unfit, settle_search
+from casemate.audit.remedies import Plan, mended
 from casemate.audit.store import Store
 from casemate.audit.summary import Summary, count_verdicts, summarise
+from casemate.audit.symptoms.answers import answers_probabilities
+from casemate.audit.verdict import VERDICTS
 from casemate.data import Dataset
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
@@ -68,8 +69,10 @@ def audit(
     run where the model came from and how the audit was called; `check` opens `spec` again. Blocks of `block_size`
     images are stored one at a time, so a killed audit loses the block it is in and `resume` does what is missing. Which
     verdict an image gets depends on the seed, its index and itself, not on `block_size`, `batch_size` or resuming.
-    `curves` adds accuracy against eps and loss paths for the report; `diagnosis` adds what in the evaluation itself
-    says that its attacks cannot be believed (`diagnose`). `progress` is told before each stage.
+    `curves` adds accuracy against eps and loss paths for the report. `diagnosis` asks first what in the evaluation
+    itself says that its attacks cannot be believed, and applies what remedies it knows (`casemate.audit.remedies`), so
+    that a classifier which answers with probabilities, draws in secret or hides its gradient is attacked all the same.
+    `progress` is told before each stage.
 
     Raises `CasemateError` before any gradient for what `refuse_unfit` refuses, for a folder that holds a run already
     or that another process is writing, and for a resumed run with other settings; later when a file cannot be written
@@ -81,11 +84,24 @@ def audit(
     if precision == "auto":
         # Measured by the first session; measuring again might choose otherwise and mix two searches in one run.
         precision = earlier.get("precision", precision)
-    engine = Engine(model, precision=precision, batch_size=batch_size, draws=earlier.get("draws"))
-    n_logits = refuse_unfit(engine, data)
-    cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
-    _refuse_cascade(cascade, block_size)
+    device = device_of(model)
+    first_images = data.images[:MAX_IMAGES].to(device), data.labels[:MAX_IMAGES].to(device)
+
+    def engine_by(plan: Plan, draws: int | None = None) -> Engine:
+        return plan.engine(model, precision=precision, batch_size=batch_size, draws=draws)
+
+    start = _first_plan(model, data, earlier, diagnosis=diagnosis)
+    n_logits = refuse_unfit(engine_by(start), data)
+    teller = _Teller(len(data), progress)
+    found = None
+    if diagnosis and not earlier:
+        found = mended(model, engine_by, *first_images, threat, seed, start=start, progress=teller.tell)
+    plan = start if found is None else found.plan
+    engine = engine_by(plan, earlier.get("draws"))
     settle_search(engine, data)
+    cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
+    cascade = (*cascade, *plan.stages(threat))
+    _refuse_cascade(cascade, block_size)
     chosen = proofs_by_names(PROOFS[preset]) if proofs is None else tuple(proofs)
     judged = _usable(engine, data, threat, chosen)
     manifest = describe_run(
@@ -94,27 +110,42 @@ def audit(
         threat,
         cascade,
         judged,
+        plan,
         seed=seed,
         preset=preset if stages is None else None,
         batch_size=batch_size,
         spec=spec,
         weights=weights,
+        sha256=checkpoint.fingerprint(model),
         card=card or {},
         command=command,
     )
     with files.claimed(run):
+        if found is not None:
+            files.write_json(run / "diagnosis.json", found.as_json())
         store.begin(manifest, resume=resume)
         _copy_training_log(spec, run)
-        session = _Session(store, engine, data, threat, seed, progress)
+        session = _Session(store, engine, data, threat, seed, teller)
         session.run_blocks(cascade, [proof for proof, reason in judged if reason is None], block_size)
-        if diagnosis:
-            session.diagnose()
         if curves:
-            session.draw()
+            session.draw(*first_images)
         summary = summarise(store)
         files.write_json(run / "summary.json", summary.as_json())
         store.finish()
     return summary
+
+
+@dataclass
+class _Teller:
+    """Tells what is being done, and with it how many of the `n` images have which verdict."""
+
+    n: int
+    progress: Callable[[Progress], None] | None
+    verdicts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(VERDICTS, 0))
+
+    def tell(self, doing: str, active: int) -> None:
+        if self.progress is not None:
+            self.progress(Progress(sum(self.verdicts.values()), self.n, self.verdicts, doing, active))
 
 
 @dataclass(frozen=True)
@@ -126,47 +157,40 @@ class _Session:
     data: Dataset
     threat: Threat
     seed: int
-    progress: Callable[[Progress], None] | None
+    teller: _Teller
 
     def run_blocks(self, stages: Sequence[Stage], proofs: Sequence[Proof], block_size: int) -> None:
         """Give a verdict to the images that have none yet."""
         device = device_of(self.engine.model)
         counts = Counter(count_verdicts(self.store.verdicts()))
         for at in self.store.missing(len(self.data)).split(block_size):
+            self.teller.verdicts = dict(counts)
             if len(at):
                 x, y = self.data.images[at].to(device), self.data.labels[at].to(device)
-                tell = partial(self.tell, dict(counts))
-                block = run_block(self.engine, x, y, at.to(device), self.threat, stages, self.seed, tell, proofs)
+                index = at.to(device)
+                block = run_block(self.engine, x, y, index, self.threat, stages, self.seed, self.teller.tell, proofs)
                 self.store.write(block)
                 counts.update(count_verdicts(block.verdicts()))
-        self.tell(dict(counts), "all images have a verdict", 0)
+        self.teller.verdicts = dict(counts)
+        self.teller.tell("all images have a verdict", 0)
 
-    def diagnose(self) -> None:
-        """Write diagnosis.json where it is not there yet."""
-        path = self.store.run / "diagnosis.json"
-        if not path.exists():
-            x, y, tell = self._first_images()
-            files.write_json(path, diagnose(self.engine, x, y, self.threat, self.seed, tell))
-
-    def draw(self) -> None:
+    def draw(self, x: Images, y: Labels) -> None:
         """Write curves.json where it is not there yet."""
         path = self.store.run / "curves.json"
         if path.exists():
             return
-        x, y, tell = self._first_images()
-        accuracy = accuracy_against_eps(self.engine, x, y, self.threat, self.seed, tell)
-        tell("loss paths", N_PATHS)
+        accuracy = accuracy_against_eps(self.engine, x, y, self.threat, self.seed, self.teller.tell)
+        self.teller.tell("loss paths", N_PATHS)
         paths = loss_paths(self.engine, x, y, self.threat, self.seed)
         files.write_json(path, {"accuracy_against_eps": accuracy, "loss_paths": paths})
 
-    def _first_images(self) -> tuple[Images, Labels, Callable[[str, int], None]]:
-        device = device_of(self.engine.model)
-        x, y = self.data.images[:MAX_IMAGES].to(device), self.data.labels[:MAX_IMAGES].to(device)
-        return x, y, partial(self.tell, count_verdicts(self.store.verdicts()))
 
-    def tell(self, counts: Mapping[str, int], doing: str, active: int) -> None:
-        if self.progress is not None:
-            self.progress(Progress(sum(counts.values()), len(self.data), counts, doing, active))
+def _first_plan(model: nn.Module, data: Dataset, earlier: Mapping[str, Any], *, diagnosis: bool) -> Plan:
+    """The plan of the earlier session of the run; in a new one, what has to be known before the first question."""
+    if earlier:
+        return Plan.from_json(earlier["remedies"])
+    x = data.images[:2].to(device_of(model))
+    return Plan(logarithm=diagnosis and answers_probabilities(model, x))
 
 
 def _usable(engine: Engine, data: Dataset, threat: Threat, proofs: Sequence[Proof]) -> list[tuple[Proof, str | None]]:

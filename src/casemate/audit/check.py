@@ -12,6 +12,7 @@ from torch import nn
 
 from casemate import checkpoint, files, threat
 from casemate.audit.proofs import again
+from casemate.audit.remedies.plan import Plan
 from casemate.audit.replay import Failure, Subject, replay
 from casemate.audit.store import Store
 from casemate.audit.summary import summarise
@@ -104,6 +105,7 @@ def _open(
         spec, weights, sha256 = (manifest["model"][key] for key in ("spec", "weights", "sha256"))
         name, split, n, fingerprint = (manifest["data"][key] for key in ("name", "split", "n", "fingerprint"))
         ball, seed = threat.parse(manifest["threat"]), int(manifest["seed"])
+        plan = Plan.from_json(manifest["remedies"])
         stages = [attack["name"] for attack in manifest["attacks"]]
         certifiers = {
             proof["name"]: again(proof["settings"]) for proof in manifest["certifiers"] if proof["unusable"] is None
@@ -123,7 +125,7 @@ def _open(
         failures.append(Failure(None, f"the run was made on a model with fingerprint {sha256}, and this is {found}"))
     if data.fingerprint != fingerprint or len(data) != n:
         failures.append(Failure(None, f"the images of {name}[{split}] are not the {n} images the run was made on"))
-    engine = Engine(model, precision="float32", batch_size=batch_size)
+    engine = Engine(plan.answering(model), precision="float32", batch_size=batch_size)
     return Subject(engine, data, ball, seed, stages, certifiers), n, failures
 
 

@@ -5,7 +5,7 @@ of Pintor et al. 2022 (2106.09947), as `casemate.audit.symptoms` has them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -52,25 +52,40 @@ REMEDIES = {
 }
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict on an evaluation (`evaluation_of`), and the outcome of every check that was made on `n` images."""
+
+    n: int
+    evaluation: Evaluation
+    symptoms: tuple[Symptom, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "n": self.n,
+            "evaluation": self.evaluation,
+            "symptoms": [asdict(symptom) for symptom in self.symptoms],
+        }
+
+
 def diagnose(
     engine: Engine, x: Images, y: Labels, threat: Threat, seed: int, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> Diagnosis:
     """The diagnosis of attacks by gradient on the first `N_IMAGES` of the images x that the classifier gets right.
 
-    `n` is their number, `evaluation` the verdict on the evaluation (`evaluation_of`), `symptoms` the outcome of every
-    check that was made. Where the answers or the gradient are themselves unfit (G7, G8, G10, G11, G12), attacks would
-    tell nothing, and none is run.
+    Where the answers or the gradient are themselves unfit (G7, G8, G10, G11, G12), attacks would tell nothing, and none
+    is run.
     """
-    keys = rng.image_keys(seed, torch.arange(len(x), device=x.device))
-    logits = engine.logits(x, keys=keys)
-    at = (logits.argmax(dim=1) == y).nonzero().squeeze(1)[:N_IMAGES]
-    subject = Subject(engine, x[at], y[at], threat, rng.fold(keys[at], "diagnosis"))
-    symptoms = _symptoms(subject, logits.shape[1], progress) if len(at) else []
-    return {
-        "n": len(at),
-        "evaluation": evaluation_of(symptoms),
-        "symptoms": [asdict(symptom) for symptom in symptoms],
-    }
+    subject = shown(engine, x, y, threat, seed, N_IMAGES)
+    symptoms = tuple(_symptoms(subject, progress)) if len(subject.x) else ()
+    return Diagnosis(len(subject.x), evaluation_of(symptoms), symptoms)
+
+
+def shown(engine: Engine, x: Images, y: Labels, threat: Threat, seed: int, n: int) -> Subject:
+    """The first `n` of the images x that the classifier gets right, as what is diagnosed."""
+    keys = rng.fold(rng.image_keys(seed, torch.arange(len(x), device=x.device)), "diagnosis")
+    at = (engine.logits(x, keys=keys).argmax(dim=1) == y).nonzero().squeeze(1)[:n]
+    return Subject(engine, x[at], y[at], threat, keys[at])
 
 
 def evaluation_of(symptoms: Sequence[Symptom]) -> Evaluation:
@@ -79,20 +94,26 @@ def evaluation_of(symptoms: Sequence[Symptom]) -> Evaluation:
     return next((evaluation for evaluation, ids in FAILURES.items() if failing & ids), "no failure found")
 
 
-def _symptoms(subject: Subject, n_classes: int, progress: Progress | None) -> list[Symptom]:
+def _symptoms(subject: Subject, progress: Progress | None) -> list[Symptom]:
     def tell(doing: str) -> None:
         if progress is not None:
             progress(f"diagnosis: {doing}", len(subject.x))
 
-    found: list[Symptom] = []
-    for doing, checks in (("answers", (probabilities, randomness, inner_loop)), ("gradients", (unusable, wrong))):
-        tell(doing)
-        found += [check(subject) for check in checks]
-        if any(symptom.status == "fail" for symptom in found):
-            return found
+    tell("answers")
+    found = [probabilities(subject), randomness(subject), inner_loop(subject)]
+    if _any_fails(found):
+        return found
+    tell("gradients")
+    found += [unusable(subject), wrong(subject)]
+    if _any_fails(found):
+        return found
     found += [noise(subject), unstable(subject)]
     tell("the attack and its path")
-    return found + _of_the_attack(subject) + _of_the_budget(subject, n_classes, tell)
+    return found + _of_the_attack(subject) + _of_the_budget(subject, tell)
+
+
+def _any_fails(symptoms: Sequence[Symptom]) -> bool:
+    return any(symptom.status == "fail" for symptom in symptoms)
 
 
 def _of_the_attack(subject: Subject) -> list[Symptom]:
@@ -108,15 +129,16 @@ def _of_the_attack(subject: Subject) -> list[Symptom]:
     return [
         inert(subject, first),
         convergence(first, twice),
-        silent_success(path, broken),
+        silent_success(path, broken, random=subject.engine.random_answers),
         incomplete(path),
         *upsets(pairs, WEAKER, REMEDIES),
     ]
 
 
-def _of_the_budget(subject: Subject, n_classes: int, tell: Callable[[str], None]) -> list[Symptom]:
+def _of_the_budget(subject: Subject, tell: Callable[[str], None]) -> list[Symptom]:
     """G3 and G5."""
     tell("the whole box")
     box = unbounded(subject, ANYWHERE)
     tell("smaller and larger budgets")
+    n_classes = subject.engine.logits(subject.x[:1], keys=subject.keys[:1]).shape[1]
     return [box, budgets(subject, FOLLOWED, n_classes)[0]]

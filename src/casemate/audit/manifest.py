@@ -15,12 +15,13 @@ from casemate import checkpoint
 from casemate._version import __version__
 from casemate.audit.cascade import Stage
 from casemate.audit.proofs import Proof
+from casemate.audit.remedies.plan import Plan
 from casemate.data import Dataset
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.threat import Threat
 
-FORMAT = 2
+FORMAT = 3
 # What the verdicts depend on: a resumed audit must agree with the first one in all of it.
 _DECISIVE = {
     "format": "format",
@@ -31,6 +32,7 @@ _DECISIVE = {
     "seed": "seed",
     "attacks": "attacks",
     "certifiers": "certifiers",
+    "remedies": "remedies",
     "precision": "search precision",
     "draws": "number of draws for a gradient",
 }
@@ -42,18 +44,21 @@ def describe_run(
     threat: Threat,
     stages: Sequence[Stage],
     proofs: Sequence[tuple[Proof, str | None]],
+    plan: Plan,
     *,
     seed: int,
     preset: str | None,
     batch_size: int | None,
     spec: str,
     weights: str | None,
+    sha256: str,
     card: Mapping[str, Any],
     command: str,
 ) -> dict[str, Any]:
     """The content of `run.json`; the engine must know its search precision already.
 
-    `proofs` says of each whether it runs, None, or why not.
+    `proofs` says of each whether it runs, None, or why not. `sha256` is that of the classifier as it was given, before
+    any remedy of the `plan`.
     """
     return {
         "format": FORMAT,
@@ -66,7 +71,7 @@ def describe_run(
         "model": {
             "spec": spec,
             "weights": weights,
-            "sha256": checkpoint.fingerprint(engine.model),
+            "sha256": sha256,
             "card": dict(card),
         },
         "data": {
@@ -91,6 +96,7 @@ def describe_run(
             }
             for proof, reason in proofs
         ],
+        "remedies": plan.as_json(),
         "precision": engine.search_precision,
         "draws": engine.draws if engine.stochastic else None,
         "batch_size": batch_size,

@@ -37,13 +37,13 @@ class Store:
         return manifest
 
     def diagnosis(self) -> dict[str, Any]:
-        """What `casemate.audit.diagnosis.diagnose` found; no verdict and no symptoms where it was not asked."""
+        """What `casemate.audit.remedies.mended` found; no verdict and no symptoms where it was not asked."""
         path = self.run / "diagnosis.json"
         if not path.exists():
-            return {"evaluation": None, "symptoms": []}
+            return {"evaluation": None, "symptoms": [], "remedies": [], "ways": []}
         found = files.read_json(path, f"the run {self.run}")
-        if not isinstance(found, dict) or not {"evaluation", "symptoms"} <= found.keys():
-            raise CasemateError(f"{path} is damaged: remove it and resume the run")
+        if not isinstance(found, dict) or not {"evaluation", "symptoms", "remedies", "ways"} <= found.keys():
+            raise CasemateError(f"{path} is damaged: make the run again")
         return found
 
     def earlier(self, *, resume: bool) -> dict[str, Any] | None:

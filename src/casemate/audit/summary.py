@@ -43,8 +43,9 @@ class ProofCount:
 class Summary:
     """The result of an audit. `seconds` is the work in the blocks, also that of earlier sessions of a resumed run.
 
-    `evaluation` is the verdict on the audit itself (`casemate.audit.diagnosis`), and `symptoms` what it rests on; None
-    and none where it was not asked for.
+    `evaluation` is the verdict on the audit itself (`casemate.audit.diagnosis`), `symptoms` what it rests on, after the
+    `remedies` that were applied, and `ways` what each way to a gradient found, where they were compared
+    (`casemate.audit.remedies`); None and none where it was not asked for.
     """
 
     model: str
@@ -58,6 +59,8 @@ class Summary:
     certifiers: tuple[ProofCount, ...]
     evaluation: str | None
     symptoms: tuple[dict[str, Any], ...]
+    remedies: tuple[dict[str, Any], ...]
+    ways: tuple[dict[str, Any], ...]
 
     def as_json(self) -> dict[str, Any]:
         """The object of design section 5."""
@@ -87,6 +90,8 @@ class Summary:
             "certifiers": [asdict(proof) | {"seconds": round(proof.seconds, 3)} for proof in self.certifiers],
             "evaluation": self.evaluation,
             "symptoms": list(self.symptoms),
+            "remedies": list(self.remedies),
+            "ways": list(self.ways),
         }
 
 
@@ -108,6 +113,8 @@ def summarise(store: Store) -> Summary:
         certifiers=_count_proofs(verdicts, manifest["certifiers"], seconds.proofs),
         evaluation=diagnosis["evaluation"],
         symptoms=tuple(diagnosis["symptoms"]),
+        remedies=tuple(diagnosis["remedies"]),
+        ways=tuple(diagnosis["ways"]),
     )
 
 

@@ -66,12 +66,17 @@ def _unusable(summary: audit.Summary) -> list[str]:
 
 
 def _diagnosis(summary: audit.Summary) -> list[str]:
-    """The verdict on the evaluation, and every check that failed."""
+    """The remedies that were applied, the verdict on the evaluation after them, and every check that still failed."""
     if summary.evaluation is None:
         return []
+    applied = [
+        f"remedy for {', '.join(symptom['id'] for symptom in remedy['symptoms']) or 'a declared surrogate'}: "
+        f"{remedy['did']}"
+        for remedy in summary.remedies
+    ]
     failed = [symptom for symptom in summary.symptoms if symptom["status"] == "fail"]
     lines = [f"  {symptom['id']}: {symptom['meaning']}; remedy: {symptom['remedy']}" for symptom in failed]
-    return [f"the evaluation itself: {summary.evaluation}", *lines]
+    return [*applied, f"the evaluation itself: {summary.evaluation}", *lines]
 
 
 class Bar:

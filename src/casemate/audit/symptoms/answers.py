@@ -14,8 +14,16 @@ from casemate import rng
 from casemate.audit.symptoms.subject import Subject
 from casemate.audit.symptoms.symptom import Symptom
 from casemate.gradients import evaluating
+from casemate.threat import Images
 
 N_CALLS = 5
+PROBABILITIES = Symptom(
+    "G12",
+    "fail",
+    1.0,
+    "the answers are probabilities, whose gradient vanishes where the classifier is sure",
+    "return the values before the softmax; their logarithm stands in for them",
+)
 # AutoAttack's own bounds for answers that differ, and for rows that are probabilities (Croce & Hein 2020).
 DIFFERENT = 1e-4
 PROBABILITY_SLACK = 1e-5
@@ -50,21 +58,22 @@ def randomness(subject: Subject) -> Symptom:
 def inner_loop(subject: Subject) -> Symptom:
     """G11: does the classifier take gradients of its own while it answers, as a purifier or an optimiser does?
 
-    The statistic is how often it did for one batch.
+    The statistic is how often it did for one batch, outside of the layers that declare a surrogate. It warns where
+    attacks follow a stand-in, which does not lead through the loop.
     """
-    with evaluating(subject.engine.model), torch.no_grad(), rng.drawing_from(subject.keys), _counting() as counted:
-        subject.engine.model(subject.x.clone())
+    engine = subject.engine
+    with evaluating(engine.model), torch.no_grad(), rng.drawing_from(subject.keys), _counting(engine.model) as counted:
+        engine.model(subject.x.clone())
     n_gradients = counted[0]
-    if n_gradients:
-        return Symptom(
-            "G11",
-            "fail",
-            n_gradients,
-            f"the classifier takes {n_gradients} gradients of its own to answer: the gradient through such a loop "
-            "vanishes or explodes",
-            "give the loop a surrogate, such as the identity, or attack from scores",
-        )
-    return Symptom("G11", "pass", 0, "the classifier takes no gradients of its own")
+    if not n_gradients:
+        return Symptom("G11", "pass", 0, "the classifier takes no gradients of its own that attacks would go through")
+    meaning = f"the classifier takes {n_gradients} gradients of its own to answer"
+    remedy = "give the loop a surrogate, such as the identity, or attack from scores"
+    if engine.stand_in is not None:
+        return Symptom("G11", "warn", n_gradients, f"{meaning}; attacks follow a stand-in for it", remedy)
+    return Symptom(
+        "G11", "fail", n_gradients, f"{meaning}: the gradient through such a loop vanishes or explodes", remedy
+    )
 
 
 def probabilities(subject: Subject) -> Symptom:
@@ -72,18 +81,24 @@ def probabilities(subject: Subject) -> Symptom:
 
     The statistic is the share of images whose answers are at least 0, at most 1 and sum to 1.
     """
-    with evaluating(subject.engine.model), torch.no_grad(), rng.drawing_from(subject.keys):
-        answers = subject.engine.model(subject.x.clone()).float()
-    share = float(are_probabilities(answers).double().mean())
+    share = _share_of_probabilities(subject.engine.model, subject.x, subject.keys)
     if share == 1:
-        return Symptom(
-            "G12",
-            "fail",
-            share,
-            "the answers are probabilities, whose gradient vanishes where the classifier is sure",
-            "return the values before the softmax; their logarithm stands in for them",
-        )
+        return PROBABILITIES
     return Symptom("G12", "pass", share, "the answers are logits")
+
+
+def answers_probabilities(model: nn.Module, x: Images) -> bool:
+    """Whether the answers to images x [n, C, H, W] are all probabilities; False where there is no answer to look at."""
+    try:
+        return _share_of_probabilities(model, x, rng.image_keys(0, torch.arange(len(x), device=x.device))) == 1
+    except Exception:
+        # What is wrong with this classifier is said where it is refused.
+        return False
+
+
+def _share_of_probabilities(model: nn.Module, x: Images, keys: rng.Keys) -> float:
+    with evaluating(model), torch.no_grad(), rng.drawing_from(keys):
+        return float(are_probabilities(model(x.clone()).float()).double().mean())
 
 
 def are_probabilities(answers: Tensor) -> Tensor:
@@ -92,37 +107,36 @@ def are_probabilities(answers: Tensor) -> Tensor:
     return inside.all(dim=1) & ((answers.sum(dim=1) - 1).abs() < PROBABILITY_SLACK)
 
 
-class Logits(nn.Module):
-    """The logarithm of a classifier's probabilities: logits up to one constant an image, so with the same answer.
-
-    Probabilities that have underflowed to 0 count as the smallest normal number.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        answers: Tensor = self.model(x)
-        return answers.clamp(min=torch.finfo(answers.dtype).tiny).log()
-
-
 def _distance(first: Tensor, second: Tensor) -> float:
     return float((F.normalize(first, dim=1) - F.normalize(second, dim=1)).norm(dim=1).max())
 
 
 @contextmanager
-def _counting() -> Iterator[list[int]]:
-    """Counts calls of autograd in Python while open; a profile sees them however they are imported."""
+def _counting(model: nn.Module) -> Iterator[list[int]]:
+    """Counts calls of autograd in Python while open; a profile sees them however they are imported.
+
+    Those inside a layer that declares a surrogate are not counted: attacks do not go through it.
+    """
     watched = {torch.autograd.grad.__code__, torch.autograd.backward.__code__}
-    counted, before = [0], sys.getprofile()
+    counted, covered, before = [0], [0], sys.getprofile()
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code in watched:
+        if event == "call" and frame.f_code in watched and not covered[0]:
             counted[0] += 1
 
+    def enter(*arguments: Any) -> None:
+        covered[0] += 1
+
+    def leave(*arguments: Any) -> None:
+        covered[0] -= 1
+
+    declared = [module for module in model.modules() if getattr(module, "surrogate", None) is not None]
+    handles = [module.register_forward_pre_hook(enter) for module in declared]
+    handles += [module.register_forward_hook(leave) for module in declared]
     sys.setprofile(note)
     try:
         yield counted
     finally:
         sys.setprofile(before)
+        for handle in handles:
+            handle.remove()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from casemate import rng
 from casemate.attacks import Attack
+from casemate.attacks.standing import N_CONFIRMED
 from casemate.audit.symptoms.paired import Pair, compared, significant
 from casemate.audit.symptoms.subject import Subject
 from casemate.audit.symptoms.symptom import Status, Symptom
@@ -78,9 +79,14 @@ def upsets(pairs: Mapping[str, Pair], meanings: Mapping[str, str], remedies: Map
 def unbounded(subject: Subject, attack: Attack) -> Symptom:
     """G3: does the attack break everything once the whole box is allowed?
 
-    The statistic is the share of images that it leaves. Every image can become any other then.
+    The statistic is the share of images that it leaves. Every image can become any other then. Of a randomised
+    classifier the mean over draws decides, for the attack ends where ten draws are wrong, and the next may be right.
     """
-    left = float((~attacked(subject, attack, "unbounded", whole_box(subject.threat, subject.x)).broken).double().mean())
+    x_adv = attacked(subject, attack, "unbounded", whole_box(subject.threat, subject.x)).x_adv
+    logits = subject.engine.logits(x_adv, keys=subject.keys)
+    for draw in range(1, N_CONFIRMED if subject.engine.random_answers else 1):
+        logits = logits + subject.engine.logits(x_adv, keys=rng.fold(subject.keys, draw))
+    left = float((logits.argmax(dim=1) == subject.y).double().mean())
     if left > 0:
         return Symptom(
             "G3",

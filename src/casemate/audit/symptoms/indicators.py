@@ -41,12 +41,15 @@ def unstable(subject: Subject) -> Symptom:
     return Symptom("I2", "pass", change, meaning)
 
 
-def silent_success(path: Path, broken: Bool[Tensor, "batch"]) -> Symptom:
+def silent_success(path: Path, broken: Bool[Tensor, "batch"], *, random: bool = False) -> Symptom:
     """I3: did the attack pass a wrong point and return a right one?
 
     `path` holds the margins z_y - max z_j along the attack, negative where the image is wrong; the statistic is the
-    share of images that it passed so, of those it did not break.
+    share of images that it passed so, of those it did not break. It is skipped for a `random` classifier, which gets
+    many a point wrong in one draw and right in the next.
     """
+    if random:
+        return Symptom("I3", "skip", 0.0, "the classifier is random: a point that one draw gets wrong is no success")
     share = float(((path[:-1] < 0).any(dim=0) & ~broken).double().mean())
     if share > 0:
         return Symptom(

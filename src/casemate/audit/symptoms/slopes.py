@@ -9,6 +9,7 @@ from torch import Tensor
 from casemate import rng
 from casemate.audit.symptoms.subject import Subject
 from casemate.audit.symptoms.symptom import Symptom
+from casemate.errors import NoGradient
 from casemate.losses import Values, cross_entropy, margin
 from casemate.threat import Images
 
@@ -27,11 +28,16 @@ def unusable(subject: Subject) -> Symptom:
     """G7: is there a gradient at all?
 
     The statistic is the share of images where that of the margin loss is zero. An engine counts a gradient that is not
-    finite as zero. Where it is zero of the cross-entropy alone, the classifier is so sure that the softmax is flat.
+    finite as zero, and where the answers lead back to no image at all the share is 1. Where it is zero of the
+    cross-entropy alone, the classifier is so sure that the softmax is flat.
     """
+    remedy = "give the layer that cuts it off a surrogate, or estimate the gradient from scores"
     share = {}
     for name, loss in (("margin", margin), ("cross-entropy", cross_entropy)):
-        gradient, _ = subject.engine.gradient(subject.x, subject.y, loss, keys=subject.keys)
+        try:
+            gradient, _ = subject.engine.gradient(subject.x, subject.y, loss, keys=subject.keys)
+        except NoGradient:
+            return Symptom("G7", "fail", 1.0, "nothing leads from the answers back to the images", remedy)
         share[name] = float((gradient.flatten(1).abs().amax(dim=1) == 0).double().mean())
     if share["margin"] > 0:
         return Symptom(
@@ -39,7 +45,7 @@ def unusable(subject: Subject) -> Symptom:
             "fail",
             share["margin"],
             f"the gradient of the margin is zero or not finite for {share['margin']:.0%} of the images",
-            "give the layer that cuts it off a surrogate, or estimate the gradient from scores",
+            remedy,
         )
     if share["cross-entropy"] > 0:
         return Symptom(
@@ -70,7 +76,10 @@ def wrong(subject: Subject) -> Symptom:
     still grows over a long step, is a surrogate that attacks can use.
     """
     subject = replace(subject, x=(1 - TOWARDS_GREY) * subject.x + TOWARDS_GREY / 2)
-    gradient, _ = subject.engine.gradient(subject.x, subject.y, margin, keys=subject.keys)
+    try:
+        gradient, _ = subject.engine.gradient(subject.x, subject.y, margin, keys=subject.keys)
+    except NoGradient:
+        return Symptom("G8", "skip", 0.0, "there is no gradient to compare differences with")
     random = [
         _unit(rng.normal(rng.fold(subject.keys, "direction", number), subject.x.shape[1:]))
         for number in range(N_DIRECTIONS)
