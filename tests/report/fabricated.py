@@ -141,6 +141,8 @@ def _summary(
         ],
         "evaluation": None,
         "symptoms": [],
+        "remedies": [],
+        "ways": [],
     }
 
 
@@ -162,7 +164,7 @@ def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[
         "seconds": 812.3,
     }
     return {
-        "format": 2,
+        "format": 3,
         "casemate_version": "0.1.0",
         "torch_version": "2.9.0",
         "python_version": "3.11.7",
@@ -179,6 +181,7 @@ def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[
             {"name": "IBP", "early": True, "settings": {"kind": "IBP"}, "unusable": None},
             {"name": "CROWN-IBP", "early": False, "settings": {"kind": "CROWNIBP"}, "unusable": "no rule for pool1"},
         ],
+        "remedies": {"logarithm": False, "seeded": "no", "way": {"kind": "Own"}, "n_queries": 0},
         "precision": "bfloat16",
         "batch_size": None,
         "device": "cpu",
@@ -207,6 +210,15 @@ def _curves(summary: dict[str, Any], eps: float, n_paths: int, rng: np.random.Ge
             "attacked_accuracy": share,
             "interval": intervals,
             "attack": attack,
+        },
+        "accuracy_against_steps": {
+            "n": n,
+            "attacked_accuracy": [summary["clean_accuracy"] * (1 - step / 200) for step in range(101)],
+            "attack": pgd,
+        },
+        "loss_surfaces": {
+            "indices": [0, 2],
+            "loss": [[[a + 0.3 * b - 1 for b in range(5)] for a in range(5)] for _ in range(2)],
         },
         "loss_paths": {"indices": list(range(n_paths)), "n_starts": 20, "loss": loss, "attack": pgd},
     }

@@ -150,7 +150,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(page: Page) -> None:
 def test_every_figure_has_words_for_those_who_do_not_see_it(page: Page) -> None:
     assert all(image["alt"] for image in page.tags("img"))
     charts = [a for tag, a, _ in page.elements if a.get("role") == "img"]
-    assert len(charts) == 5
+    assert len(charts) == 7
     assert all(len(chart["aria-label"]) > 20 for chart in charts)
     hidden = [a for a in page.tags("svg") if a.get("aria-hidden") != "true" and a.get("role") != "img"]
     assert not hidden
@@ -260,6 +260,30 @@ def test_symptoms_are_shown_where_there_are_any(tmp_path: Path, page: Page) -> N
     assert "flat loss warn 0.25 the loss is flat; remedy: use DLR" in re.sub(
         r"(flat loss|warn|0\.25)", r"\1 ", Page(report.write(folder)).section("symptoms")
     )
+
+
+def test_remedies_and_ways_stand_with_the_symptoms(tmp_path: Path) -> None:
+    folder = fabricated.run_folder(tmp_path / "run", curves=False, training=False)
+    symptom = {"id": "G7", "status": "fail", "statistic": 1.0, "meaning": "it is zero", "remedy": "mend it"}
+    ways = [
+        {"name": "its own gradient", "n": 32, "broke": 1, "margin": 2.5},
+        {"name": "another", "n": 32, "broke": 0, "margin": None},
+    ]
+    fabricated.edit(
+        folder / "summary.json",
+        symptoms=[symptom | {"status": "pass"}],
+        remedies=[{"did": "attacks follow another gradient", "symptoms": [symptom]}],
+        ways=ways,
+    )
+    section = Page(report.write(folder)).section("symptoms")
+    for said in ("attacks follow another gradient", "G7: it is zero", "its own gradient", "2.5", "there is none"):
+        assert said in section
+
+
+def test_steps_and_slopes_are_shown_where_they_were_measured(tmp_path: Path, page: Page) -> None:
+    assert "PGD-100 on the margin" in page.section("steps")
+    folder = fabricated.run_folder(tmp_path / "run", curves=False, training=False)
+    assert not Page(report.write(folder)).all("section", id="steps")
 
 
 def test_an_unfinished_run_has_no_page(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from torch import nn
 from casemate import checkpoint, files
 from casemate.audit import presets
 from casemate.audit.cascade import Stage, run_block
-from casemate.audit.curves import MAX_IMAGES, N_PATHS, accuracy_against_eps, loss_paths
+from casemate.audit.curves import (
+    MAX_IMAGES,
+    accuracy_against_eps,
+    accuracy_against_steps,
+    loss_paths,
+    loss_surfaces,
+)
 from casemate.audit.manifest import describe_run, device_of
 from casemate.audit.proofs import PROOFS, Proof, proofs_by_names, usable
 from casemate.audit.refusals import refuse_unfit, settle_search
@@ -179,10 +185,17 @@ class _Session:
         path = self.store.run / "curves.json"
         if path.exists():
             return
-        accuracy = accuracy_against_eps(self.engine, x, y, self.threat, self.seed, self.teller.tell)
-        self.teller.tell("loss paths", N_PATHS)
-        paths = loss_paths(self.engine, x, y, self.threat, self.seed)
-        files.write_json(path, {"accuracy_against_eps": accuracy, "loss_paths": paths})
+        found = {
+            "accuracy_against_eps": accuracy_against_eps(self.engine, x, y, self.threat, self.seed, self.teller.tell)
+        }
+        for name, measure in (
+            ("accuracy_against_steps", accuracy_against_steps),
+            ("loss_surfaces", loss_surfaces),
+            ("loss_paths", loss_paths),
+        ):
+            self.teller.tell(name.replace("_", " "), len(x))
+            found[name] = measure(self.engine, x, y, self.threat, self.seed)
+        files.write_json(path, found)
 
 
 def _first_plan(model: nn.Module, data: Dataset, earlier: Mapping[str, Any], *, diagnosis: bool) -> Plan:

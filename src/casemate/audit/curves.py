@@ -1,4 +1,4 @@
-"""Two pictures of an audit: accuracy against eps, and the loss along many runs of PGD on the same images."""
+"""What an audit measures for its pictures: accuracy against eps and steps, loss paths and loss surfaces."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,14 @@ from casemate.audit.cascade import Stage, attempt
 from casemate.audit.manifest import settings
 from casemate.audit.statistics import clopper_pearson
 from casemate.gradients import Engine
-from casemate.losses import Labels
+from casemate.losses import Labels, margin
 from casemate.threat import Images, Linf, Threat, with_eps
 
 MULTIPLES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5)
 MAX_IMAGES = 200
 N_PATHS, N_STARTS = 5, 20
+# Points of a loss surface from -eps to eps each way, and the images that have one.
+N_POINTS, N_SURFACES = 21, 3
 
 
 def accuracy_against_eps(
@@ -81,6 +83,47 @@ def loss_paths(engine: Engine, x: Images, y: Labels, threat: Threat, seed: int) 
         "n_starts": N_STARTS,
         "loss": [[[round(value, 5) for value in run] for run in image] for image in paths.tolist()],
         "attack": settings(attack),
+    }
+
+
+def accuracy_against_steps(engine: Engine, x: Images, y: Labels, threat: Threat, seed: int) -> dict[str, Any]:
+    """Attacked accuracy on the first `MAX_IMAGES` images after each step of one run of PGD-100 on the margin.
+
+    An image that some step has broken stays broken. Where the curve still falls at its end, the search was too short
+    (G6, I4); where it hardly falls at all, its gradient may lead nowhere. By the answers that the search sees.
+    """
+    x, y = x[:MAX_IMAGES], y[:MAX_IMAGES]
+    attack = PGD(n_steps=100, loss="margin")
+    keys = rng.image_keys(seed, torch.arange(len(x), device=x.device))
+    right = engine.logits(x, keys=keys).argmax(dim=1) == y
+    path = loss_path(engine, x[right], y[right], threat, keys=rng.fold(keys[right], "steps"), attack=attack)
+    standing = (path.cummax(dim=0).values <= 0).sum(dim=1)
+    return {"n": len(x), "attacked_accuracy": (standing / len(x)).tolist(), "attack": settings(attack)}
+
+
+def loss_surfaces(engine: Engine, x: Images, y: Labels, threat: Threat, seed: int) -> dict[str, Any]:
+    """The margin loss on a square around the first `N_SURFACES` images that the classifier gets right.
+
+    One side runs along the steepest step of the gradient there, the other along that of a random direction, both from
+    -eps to eps of the threat model, clipped to the box. `loss` [image][row along the gradient][column]. A gradient that
+    means something shows a slope along its own side.
+    """
+    keys = rng.image_keys(seed, torch.arange(len(x), device=x.device))
+    chosen = (engine.logits(x, keys=keys).argmax(dim=1) == y).nonzero().squeeze(1)[:N_SURFACES]
+    x, y, keys = x[chosen], y[chosen], keys[chosen]
+    surfaces = torch.empty(0, N_POINTS, N_POINTS)
+    if len(chosen):
+        gradient, _ = engine.gradient(x, y, margin, keys=keys)
+        sides = [gradient, rng.normal(rng.fold(keys, "surface"), x.shape[1:])]
+        along, across = (threat.eps * threat.ascent(side, x) for side in sides)
+        steps = torch.linspace(-1, 1, N_POINTS, device=x.device)
+        rows = [
+            margin(engine.logits((x + a * along + b * across).clamp(0, 1), keys=keys), y) for a in steps for b in steps
+        ]
+        surfaces = torch.stack(rows, dim=1).view(len(x), N_POINTS, N_POINTS).cpu()
+    return {
+        "indices": chosen.tolist(),
+        "loss": [[[round(value, 4) for value in row] for row in image] for image in surfaces.tolist()],
     }
 
 

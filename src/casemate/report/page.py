@@ -17,6 +17,8 @@ from casemate.report import (
     loss_paths,
     margins,
     settings,
+    steps,
+    surfaces,
     training_curve,
     words,
 )
@@ -62,6 +64,8 @@ def _contents(record: Record) -> dict[str, Any]:
         "gallery": gallery.gallery(verdicts, manifest, adversarial_images(record, broken), clean),
         "clean_missing": clean_missing,
         "paths": paths,
+        "steps_figure": steps.figure(record.curves),
+        "surfaces_figure": surfaces.figure(record.curves),
         "paths_figure": paths and loss_paths.figure(paths),
         "training_figure": training_curve.figure(record.training),
         "alarm": training_curve.alarm(record.training),
