@@ -119,7 +119,6 @@ def test_require_sets_the_exit_status(place: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "word"),
     [
-        ("mine.py:probabilities", "softmax"),
         ("mine.py:two_classes", "classes"),
         ("mine.py:for_colour", "[1, 28, 28]"),
         ("mine.py:fails", "no such luck"),
@@ -131,6 +130,15 @@ def test_require_sets_the_exit_status(place: Path) -> None:
 def test_a_model_that_cannot_be_audited_is_refused(place: Path, model: str, word: str) -> None:
     assert word in refused(casemate("audit", model, *AUDIT, "--run", "run", cwd=place))
     assert not (place / "run").exists()
+
+
+def test_probabilities_are_audited_by_their_logarithms_and_refused_without_a_diagnosis(place: Path) -> None:
+    arguments = ("audit", "mine.py:probabilities", *AUDIT, "--run", "probable")
+    assert "softmax" in refused(casemate(*arguments, "--no-diagnosis", cwd=place))
+    said = casemate(*arguments, cwd=place)
+    assert said.returncode == 0
+    assert "remedy for G12: the logarithms of the probabilities stand for logits" in said.stdout
+    assert casemate("check", "probable", cwd=place).returncode == 0
 
 
 def test_more_logits_than_classes_are_audited(place: Path) -> None:

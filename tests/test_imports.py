@@ -17,10 +17,11 @@ SOURCE = Path(casemate.__file__).parent
 # threat, classifier. A room imports from lines above its own, and nothing from its own line but itself.
 LINES = (
     ("errors", "_version"),
-    ("files", "malloc", "rng", "classifier", "losses"),
-    ("threat", "data", "models"),
-    ("defences", "search_copy", "checkpoint"),
-    ("precision", "draws"),
+    ("files", "malloc", "rng", "classifier", "losses", "sizes"),
+    ("threat", "data"),
+    ("defences", "search_copy"),
+    ("models", "precision", "draws"),
+    ("checkpoint",),
     ("gradients",),
     ("attacks", "bounds", "smoothing", "detectors"),
     ("__init__",),

@@ -28,7 +28,7 @@ def test_the_standard_cascade():
         "PGD-20 cross-entropy",
         "PGD-20 margin",
         "MultiTarget 3 x APGD-50 margin",
-        "MultiTarget 9 x APGD-30 margin",
+        "MultiTarget 9 x APGD-30 dlr",
         "Square-500",
     ]
     assert names("quick") == names("standard")[:3]

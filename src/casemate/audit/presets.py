@@ -20,10 +20,10 @@ def quick(threat: Threat, n_classes: int) -> tuple[Stage, ...]:
 
 
 def standard(threat: Threat, n_classes: int) -> tuple[Stage, ...]:
-    """`quick`, APGD towards 3 likely wrong classes and then 9, and scores alone: what to report.
+    """`quick`, APGD towards 3 likely wrong classes and then 9 on another loss, and scores alone: what to report.
 
-    Many short searches towards other classes find what restarts of long ones do not, in a fifth of the time; Square is
-    for what gradients miss.
+    Many short searches towards other classes find what restarts of long ones do not, in a fifth of the time; another
+    loss finds what longer searches on the same one do not. Square is for what gradients miss.
     """
     return (*quick(threat, n_classes), *_towards(n_classes), *_by_scores(threat))
 
@@ -68,15 +68,19 @@ def _ratio(n_classes: int) -> tuple[Stage, ...]:
 
 
 def _towards(n_classes: int) -> tuple[Stage, ...]:
-    """APGD on the margin towards the likely wrong classes; with two classes there is one, and no choice of targets."""
+    """APGD towards the likely wrong classes, on the margin and then on the difference of logits ratio.
+
+    With two classes there is one, and no choice of targets; the targeted ratio needs four.
+    """
     if n_classes < 3:
         return (Stage("APGD-100 margin", APGD(n_steps=100, loss="margin")),)
+    second = "dlr" if n_classes >= 4 else "margin"
     return tuple(
         Stage(
-            f"MultiTarget {min(n_targets, n_classes - 1)} x APGD-{n_steps} margin",
-            MultiTarget(APGD(n_steps=n_steps, loss="margin"), min(n_targets, n_classes - 1)),
+            f"MultiTarget {min(n_targets, n_classes - 1)} x APGD-{n_steps} {loss}",
+            MultiTarget(APGD(n_steps=n_steps, loss=loss), min(n_targets, n_classes - 1)),
         )
-        for n_targets, n_steps in ((3, 50), (9, 30))
+        for n_targets, n_steps, loss in ((3, 50, "margin"), (9, 30, second))
     )
 
 

@@ -11,7 +11,7 @@ from casemate.classifier import Images
 from casemate.defences.bilinear import interpolate
 from casemate.errors import CasemateError
 from casemate.losses import Logits
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 
 class CropRescale(nn.Module):

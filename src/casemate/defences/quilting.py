@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from casemate import rng
 from casemate.classifier import Images
 from casemate.errors import CasemateError
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 # Distances held in memory at once, 16 MiB of them: with more a processor waits for its memory.
 DISTANCES_AT_ONCE = 2**22

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from casemate import rng
 from casemate.classifier import Images
 from casemate.errors import CasemateError
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 # Chambolle and Pock's method converges where the product of its two step sizes, here the same, with the squared norm of
 # the differences, 8, is at most 1, and where the relaxation is below 2; 1.6 needed the fewest steps on CIFAR-10.

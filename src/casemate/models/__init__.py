@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from casemate.errors import CasemateError
+from casemate.models.defended import defended_cnn as defended_cnn
 from casemate.models.gowal import gowal_large as gowal_large
 from casemate.models.gowal import gowal_medium as gowal_medium
 from casemate.models.gowal import gowal_small as gowal_small
@@ -36,6 +37,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "fast-at": fast_at,
     "small-cnn": small_cnn,
     "thresholded": thresholded,
+    "defended-cnn": defended_cnn,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from casemate.errors import CasemateError
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 Init = Literal["orthogonal", "ibp", "pytorch"]
 # Kernel, multiple of `width`, stride; padded by 1 where the paper says SAME. Then the widths of the hidden layers.

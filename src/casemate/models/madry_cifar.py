@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from casemate.classifier import Images, PerImageStandardise
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 UNITS_PER_GROUP = 5
 LEAK = 0.1

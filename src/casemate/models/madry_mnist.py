@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 
 from casemate.errors import CasemateError
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 
 def madry_mnist(

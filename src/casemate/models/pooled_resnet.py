@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from casemate.classifier import Images, Normalise
 from casemate.models.preact_resnet import CIFAR10_MEAN, CIFAR10_STD
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 
 class PooledStage(nn.Module):

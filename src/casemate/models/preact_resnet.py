@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from casemate.classifier import Images, Normalise
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 # Per-channel mean and standard deviation of the 50,000 training images of CIFAR-10, in [0, 1].
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

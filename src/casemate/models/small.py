@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 
 def fast_at(width: int = 16, n_classes: int = 10, in_channels: int = 1, size: int = 28) -> nn.Sequential:

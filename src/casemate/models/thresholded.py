@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from casemate.classifier import Images
 from casemate.errors import CasemateError
-from casemate.models.sizes import at_least
 from casemate.models.small import fast_at
+from casemate.sizes import at_least
 
 # Any slope will do where attacks take signs; this one is small beside that of the ramp.
 LEAK = 0.01

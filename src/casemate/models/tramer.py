@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from casemate.models.sizes import at_least
+from casemate.sizes import at_least
 
 
 def tramer_b(width: int = 64, n_classes: int = 10) -> nn.Sequential:

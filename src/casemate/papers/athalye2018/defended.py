@@ -1,0 +1,81 @@
+"""The defended classifiers of table 1, as two cores can train them: which network, and what is put around it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from casemate import data
+from casemate.defences import (
+    JPEG,
+    BitDepth,
+    CropEnsemble,
+    Quilting,
+    TotalVariation,
+    patch_bank,
+    with_activation_pruning,
+)
+
+# Patches of training images, a tenth of what `patch_bank` takes: the distance to each is what quilting costs.
+N_PATCHES = 10_000
+
+
+@dataclass(frozen=True)
+class Defended:
+    """One row: the recipe of its `network`, what is built `around` it, and what was published.
+
+    `claimed` is the accuracy under attack that its authors report, `broken` what Athalye et al. or the later break
+    `by` left of it, both in percent, of networks and data sets of their own, which `on` names. `costly` ones are judged
+    on fewer images.
+    """
+
+    name: str
+    network: str
+    around: Callable[[nn.Module], nn.Module]
+    claimed: float | None
+    broken: float | None
+    on: str
+    by: str = "Athalye et al. 2018"
+    costly: bool = False
+
+
+def _as_it_is(network: nn.Module) -> nn.Module:
+    return network
+
+
+def _before(defence: Callable[[], nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    return lambda network: nn.Sequential(defence(), network)
+
+
+def _quilting() -> nn.Module:
+    return Quilting(patch_bank(data.load("cifar10", "train", limit=5000).images, N_PATCHES))
+
+
+def _crops(network: nn.Module) -> nn.Module:
+    # The network was trained behind one crop, which the ensemble draws itself.
+    return CropEnsemble(network.get_submodule("network"))
+
+
+IMAGENET = "ImageNet, l2 0.05"
+CIFAR = "CIFAR-10, linf 8/255"
+DEFENDED = (
+    Defended("no defence", "natural", _as_it_is, None, None, ""),
+    Defended("bit depth, 3 bits", "natural", _before(BitDepth), 70.0, 0.0, IMAGENET),
+    Defended("JPEG, quality 75", "natural", _before(JPEG), 70.0, 0.0, IMAGENET),
+    Defended("total variation", "natural", _before(TotalVariation), 70.0, 0.0, IMAGENET, costly=True),
+    Defended("quilting", "natural", _before(_quilting), 70.0, 0.0, IMAGENET, costly=True),
+    Defended("crops, ensemble of 30", "crop", _crops, 70.0, 0.0, IMAGENET, costly=True),
+    Defended("resizing and padding", "resize-pad", _as_it_is, 86.0, 0.0, "ImageNet, linf 8/255"),
+    Defended("thermometer, 16 levels", "thermometer", _as_it_is, 50.0, 0.0, f"{CIFAR}, without adversarial training"),
+    Defended("activation pruning", "natural", with_activation_pruning, 51.0, 0.0, f"{CIFAR} (claimed at 4/255)"),
+    Defended("k winners, a tenth", "k-winners", _as_it_is, 52.4, 0.16, CIFAR, by="Tramer et al. 2020"),
+    Defended("PGD training", "trained", _as_it_is, 46.0, 47.0, CIFAR),
+)
+
+
+def build(defended: Defended, network: nn.Module) -> nn.Module:
+    """The defended classifier around a trained network, on its device and in eval mode."""
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        return defended.around(network).to(device).eval()
