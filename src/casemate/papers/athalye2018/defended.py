@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from casemate import data
@@ -16,6 +15,7 @@ from casemate.defences import (
     patch_bank,
     with_activation_pruning,
 )
+from casemate.papers.networks import Network
 
 # Patches of training images, a tenth of what `patch_bank` takes: the distance to each is what quilting costs.
 N_PATCHES = 10_000
@@ -32,7 +32,7 @@ class Defended:
 
     name: str
     network: str
-    around: Callable[[nn.Module], nn.Module]
+    around: Callable[[Network], nn.Module]
     claimed: float | None
     broken: float | None
     on: str
@@ -40,21 +40,26 @@ class Defended:
     costly: bool = False
 
 
-def _as_it_is(network: nn.Module) -> nn.Module:
-    return network
+def _as_it_is(network: Network) -> nn.Module:
+    return network.model
 
 
-def _before(defence: Callable[[], nn.Module]) -> Callable[[nn.Module], nn.Module]:
-    return lambda network: nn.Sequential(defence(), network)
+def _before(defence: Callable[[], nn.Module]) -> Callable[[Network], nn.Module]:
+    return lambda network: nn.Sequential(defence(), network.model)
 
 
-def _quilting() -> nn.Module:
-    return Quilting(patch_bank(data.load("cifar10", "train", limit=5000).images, N_PATCHES))
+def _quilted(network: Network) -> nn.Module:
+    images = data.load(network.recipe.data, "train", limit=5000).images
+    return nn.Sequential(Quilting(patch_bank(images, N_PATCHES)), network.model)
 
 
-def _crops(network: nn.Module) -> nn.Module:
+def _crops(network: Network) -> nn.Module:
     # The network was trained behind one crop, which the ensemble draws itself.
-    return CropEnsemble(network.get_submodule("network"))
+    return CropEnsemble(network.model.get_submodule("network"))
+
+
+def _pruned(network: Network) -> nn.Module:
+    return with_activation_pruning(network.model)
 
 
 IMAGENET = "ImageNet, l2 0.05"
@@ -64,18 +69,16 @@ DEFENDED = (
     Defended("bit depth, 3 bits", "natural", _before(BitDepth), 70.0, 0.0, IMAGENET),
     Defended("JPEG, quality 75", "natural", _before(JPEG), 70.0, 0.0, IMAGENET),
     Defended("total variation", "natural", _before(TotalVariation), 70.0, 0.0, IMAGENET, costly=True),
-    Defended("quilting", "natural", _before(_quilting), 70.0, 0.0, IMAGENET, costly=True),
+    Defended("quilting", "natural", _quilted, 70.0, 0.0, IMAGENET, costly=True),
     Defended("crops, ensemble of 30", "crop", _crops, 70.0, 0.0, IMAGENET, costly=True),
     Defended("resizing and padding", "resize-pad", _as_it_is, 86.0, 0.0, "ImageNet, linf 8/255"),
     Defended("thermometer, 16 levels", "thermometer", _as_it_is, 50.0, 0.0, f"{CIFAR}, without adversarial training"),
-    Defended("activation pruning", "natural", with_activation_pruning, 51.0, 0.0, f"{CIFAR} (claimed at 4/255)"),
+    Defended("activation pruning", "natural", _pruned, 51.0, 0.0, f"{CIFAR} (claimed at 4/255)"),
     Defended("k winners, a tenth", "k-winners", _as_it_is, 52.4, 0.16, CIFAR, by="Tramer et al. 2020"),
     Defended("PGD training", "trained", _as_it_is, 46.0, 47.0, CIFAR),
 )
 
 
-def build(defended: Defended, network: nn.Module) -> nn.Module:
+def build(defended: Defended, network: Network) -> nn.Module:
     """The defended classifier around a trained network, on its device and in eval mode."""
-    device = next(network.parameters()).device
-    with torch.no_grad():
-        return defended.around(network).to(device).eval()
+    return defended.around(network).to(next(network.model.parameters()).device).eval()

@@ -1,7 +1,8 @@
 """Table 1: what defences claimed, what an attack that ignores them leaves, and what one that takes them in leaves.
 
 The attack that ignores a defence is PGD-40 as its authors might have run it: the gradient is autograd's own, of one
-draw. Ours are the stages of the audit's own cascade, which follow what each defence declares and average over its draws.
+draw. Ours are the stages of the audit's own cascade, which follow what each defence declares and average over its
+draws.
 """
 
 from typing import Any
@@ -49,7 +50,7 @@ def make(run: Run) -> Outcome:
 
 def measured(defended: Defended, network: Network, judged: Evaluation) -> pl.DataFrame:
     """A row for clean accuracy, for what the attack that ignores the defence leaves, and for what ours leave."""
-    model = build(defended, network.model)
+    model = build(defended, network)
     engine = Engine(model, precision="float32")
     keys = rng.image_keys(judged.seed, torch.arange(len(judged.y), device=judged.y.device))
     clean = engine.logits(judged.x, keys=keys).argmax(dim=1) == judged.y
