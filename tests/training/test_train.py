@@ -157,6 +157,19 @@ def test_with_patience_the_alarm_stops_training(planted: Planted, tmp_path: Path
     assert card["catastrophic_overfitting"]
 
 
+def test_the_last_weights_are_kept_where_asked_for_unless_training_was_stopped(
+    planted: Planted, tmp_path: Path
+) -> None:
+    accuracies, weights = planted
+    accuracies += [(0.7, 0.5, 0.3), (0.8, 0.5, 0.4), (0.9, 0.5, 0.35)]
+    card = train(quick(epochs=3, check={"n": 50, "patience": 3, "keep": "last"}), tmp_path / "whole", CPU)
+    assert card["metrics"]["step"] == 30
+    assert kept_is(tmp_path / "whole", weights[2])
+    accuracies += COLLAPSE
+    card = train(quick(epochs=4, check={"n": 50, "patience": 3, "keep": "last"}), tmp_path / "stopped", CPU)
+    assert (card["steps"], card["metrics"]["step"]) == (30, 20)
+
+
 @pytest.mark.slow
 def test_training_on_fgsm_alone_learns_to_fool_its_own_attack(tmp_path: Path) -> None:
     """Madry et al. 2018, figure 4: at eps 0.3 one-step accuracy is high and multi-step accuracy is not.

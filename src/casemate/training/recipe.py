@@ -139,6 +139,7 @@ class CheckSettings(_Strict):
     every: PositiveInt = 1
     n_steps: PositiveInt = 20
     patience: PositiveInt | None = None
+    keep: Literal["best", "last"] = "best"
 
 
 class Recipe(_Strict):
@@ -146,7 +147,8 @@ class Recipe(_Strict):
 
     `threat` is what the network is to resist and is checked against. `hold_out` training images are never trained on.
     `average` is the decay of the weight average (None: the last iterate is kept). With `check.patience` set, training
-    stops after so many checks without a better attacked accuracy and the best weights are kept.
+    stops after so many checks without a better attacked accuracy and the best weights are kept; with `check.keep` at
+    "last", only where it stopped, for among many checks on a few images the best is one of chance.
     """
 
     data: str

@@ -251,7 +251,8 @@ class _Run:
     def _finish(self) -> dict[str, Any]:
         recipe, checks = self.recipe, self.progress.checks
         kept, check = self._kept(), checks[-1]
-        if recipe.check.patience is not None and self.best is not None:
+        stopped = guard.should_stop(checks, recipe.check.patience)
+        if recipe.check.patience is not None and self.best is not None and (stopped or recipe.check.keep == "best"):
             kept.load_state_dict(self.best)
             check = max(checks, key=lambda check: check.attacked)
         card: dict[str, Any] = {
