@@ -17,7 +17,7 @@ from casemate.papers.networks import Networks
 from casemate.training import recipe as recipes
 
 N = 40
-CHOSEN = ("no defence", "bit depth, 3 bits", "thermometer, 16 levels", "crops, ensemble of 30", "activation pruning")
+CHOSEN = ("no defence", "bit depth, 3 bits", "thermometer, 16 levels", "resizing and padding", "activation pruning")
 ROWS = {defended.name: defended for defended in DEFENDED}
 
 
@@ -27,10 +27,14 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     built = {
         "natural": "{name: small-cnn, arguments: {width: 8}}",
         "thermometer": "{name: defended-cnn, arguments: {defence: thermometer, width: 8, in_channels: 1, size: 28}}",
-        "crop": "{name: defended-cnn, arguments: {defence: crop, width: 8, in_channels: 1, size: 28}}",
+        "resize-pad": "{name: defended-cnn, arguments: {defence: resize-pad, width: 8, in_channels: 1, size: 28}}",
     }
     for name, model in built.items():
-        text = RECIPE.format(objective="{kind: natural}").replace("hold_out: 1000", "hold_out: 100")
+        text = (
+            RECIPE.format(objective="{kind: natural}")
+            .replace("hold_out: 1000", "hold_out: 100")
+            .replace("linf:0.1", "linf:0.2")
+        )
         lines = [f"model: {model}" if line.startswith("model:") else line for line in text.splitlines()]
         lines = ["epochs: 3" if line.startswith("epochs:") else line for line in lines]
         (folder / f"{name}-small.yaml").write_text("\n".join(lines))
@@ -56,7 +60,7 @@ def test_every_defence_has_its_three_accuracies_and_the_published_ones(outcome: 
         clean, blindly, ours = (left(outcome, name, kind) for kind in table1.KINDS)
         assert max(blindly, ours) <= clean
     assert {network.name for network in outcome.networks} == {
-        f"{name}-small" for name in ("natural", "thermometer", "crop")
+        f"{name}-small" for name in ("natural", "thermometer", "resize-pad")
     }
     assert set(outcome.figures) == {"table1"}
 
