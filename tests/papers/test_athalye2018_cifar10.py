@@ -1,4 +1,4 @@
-"""Table 1 of Athalye et al. 2018: blind attacks believe a defence that hides its gradient, ours do not."""
+"""Table 1 of Athalye et al. 2018 on CIFAR-10: blind attacks believe a defence that hides its gradient, ours do not."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from paper_toys import RECIPE
 
 from casemate import data, models
 from casemate.audit.presets import quick
-from casemate.papers.athalye2018 import table1
-from casemate.papers.athalye2018.defended import DEFENDED
+from casemate.papers.athalye2018 import cifar10
+from casemate.papers.athalye2018.cifar10_defences import DEFENDED
 from casemate.papers.athalye2018.items import ATHALYE2018
 from casemate.papers.item import Outcome, Run
 from casemate.papers.networks import Networks
@@ -25,9 +25,9 @@ ROWS = {defended.name: defended for defended in DEFENDED}
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     folder = tmp_path_factory.mktemp("athalye")
     built = {
-        "natural": "{name: small-cnn, arguments: {width: 8}}",
-        "thermometer": "{name: defended-cnn, arguments: {defence: thermometer, width: 8, in_channels: 1, size: 28}}",
-        "resize-pad": "{name: defended-cnn, arguments: {defence: resize-pad, width: 8, in_channels: 1, size: 28}}",
+        "cifar10-natural": "{name: small-cnn, arguments: {width: 8}}",
+        "cifar10-thermometer": "{name: defended-cnn, arguments: {defence: thermometer, width: 8, in_channels: 1, size: 28}}",
+        "cifar10-resize-pad": "{name: defended-cnn, arguments: {defence: resize-pad, width: 8, in_channels: 1, size: 28}}",
     }
     for name, model in built.items():
         text = (
@@ -39,11 +39,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         lines = ["epochs: 3" if line.startswith("epochs:") else line for line in lines]
         (folder / f"{name}-small.yaml").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table1, "N_IMAGES", {"small": N})
-        patch.setattr(table1, "N_COSTLY", {"small": 2})
-        patch.setattr(table1, "standard", quick)
-        patch.setattr(table1, "DEFENDED", tuple(ROWS[name] for name in CHOSEN))
-        return table1.make(Run("small", 0, Networks(folder, folder / "networks", "small").open))
+        patch.setattr(cifar10, "N_IMAGES", {"small": N})
+        patch.setattr(cifar10, "N_COSTLY", {"small": 2})
+        patch.setattr(cifar10, "standard", quick)
+        patch.setattr(cifar10, "DEFENDED", tuple(ROWS[name] for name in CHOSEN))
+        return cifar10.make(Run("small", 0, Networks(folder, folder / "networks", "small").open))
 
 
 def left(outcome: Outcome, name: str, kind: str) -> int:
@@ -57,23 +57,23 @@ def test_every_defence_has_its_three_accuracies_and_the_published_ones(outcome: 
     assert by_name["thermometer, 16 levels"].published == "claimed 50, broken to 0"
     assert "CIFAR-10" in by_name["thermometer, 16 levels"].note
     for name in CHOSEN:
-        clean, blindly, ours = (left(outcome, name, kind) for kind in table1.KINDS)
+        clean, blindly, ours = (left(outcome, name, kind) for kind in cifar10.KINDS)
         assert max(blindly, ours) <= clean
     assert {network.name for network in outcome.networks} == {
-        f"{name}-small" for name in ("natural", "thermometer", "resize-pad")
+        f"cifar10-{name}-small" for name in ("natural", "thermometer", "resize-pad")
     }
-    assert set(outcome.figures) == {"table1"}
+    assert set(outcome.figures) == {"cifar10"}
 
 
 @pytest.mark.parametrize("name", ["bit depth, 3 bits", "thermometer, 16 levels"])
 def test_blind_attacks_leave_what_ours_break(outcome: Outcome, name: str) -> None:
-    clean, blindly, ours = (left(outcome, name, kind) for kind in table1.KINDS)
+    clean, blindly, ours = (left(outcome, name, kind) for kind in cifar10.KINDS)
     assert clean > 20
     assert blindly > clean / 2
     assert ours < blindly - 5
 
 
-@pytest.mark.parametrize("path", sorted(ATHALYE2018.recipes.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(ATHALYE2018.recipes.glob("cifar10-*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_fits_its_data(path: Path) -> None:
     recipe = recipes.read(path)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The defended classifiers of table 1, as two cores can train them: which network, and what is put around it."""
+"""Defended classifiers for CIFAR-10 as two cores can train them: which network, and what is put around it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,17 +65,19 @@ def _pruned(network: Network) -> nn.Module:
 IMAGENET = "ImageNet, l2 0.05"
 CIFAR = "CIFAR-10, linf 8/255"
 DEFENDED = (
-    Defended("no defence", "natural", _as_it_is, None, None, ""),
-    Defended("bit depth, 3 bits", "natural", _before(BitDepth), 70.0, 0.0, IMAGENET),
-    Defended("JPEG, quality 75", "natural", _before(JPEG), 70.0, 0.0, IMAGENET),
-    Defended("total variation", "natural", _before(TotalVariation), 70.0, 0.0, IMAGENET, costly=True),
-    Defended("quilting", "natural", _quilted, 70.0, 0.0, IMAGENET, costly=True),
-    Defended("crops, ensemble of 30", "crop", _crops, 70.0, 0.0, IMAGENET, costly=True),
-    Defended("resizing and padding", "resize-pad", _as_it_is, 86.0, 0.0, "ImageNet, linf 8/255"),
-    Defended("thermometer, 16 levels", "thermometer", _as_it_is, 50.0, 0.0, f"{CIFAR}, without adversarial training"),
-    Defended("activation pruning", "natural", _pruned, 51.0, 0.0, f"{CIFAR} (claimed at 4/255)"),
-    Defended("k winners, a tenth", "k-winners", _as_it_is, 52.4, 0.16, CIFAR, by="Tramer et al. 2020"),
-    Defended("PGD training", "trained", _as_it_is, 46.0, 47.0, CIFAR),
+    Defended("no defence", "cifar10-natural", _as_it_is, None, None, ""),
+    Defended("bit depth, 3 bits", "cifar10-natural", _before(BitDepth), 70.0, 0.0, IMAGENET),
+    Defended("JPEG, quality 75", "cifar10-natural", _before(JPEG), 70.0, 0.0, IMAGENET),
+    Defended("total variation", "cifar10-natural", _before(TotalVariation), 70.0, 0.0, IMAGENET, costly=True),
+    Defended("quilting", "cifar10-natural", _quilted, 70.0, 0.0, IMAGENET, costly=True),
+    Defended("crops, ensemble of 30", "cifar10-crop", _crops, 70.0, 0.0, IMAGENET, costly=True),
+    Defended("resizing and padding", "cifar10-resize-pad", _as_it_is, 86.0, 0.0, "ImageNet, linf 8/255"),
+    Defended(
+        "thermometer, 16 levels", "cifar10-thermometer", _as_it_is, 50.0, 0.0, f"{CIFAR}, without adversarial training"
+    ),
+    Defended("activation pruning", "cifar10-natural", _pruned, 51.0, 0.0, f"{CIFAR} (claimed at 4/255)"),
+    Defended("k winners, a tenth", "cifar10-k-winners", _as_it_is, 52.4, 0.16, CIFAR, by="Tramer et al. 2020"),
+    Defended("PGD training", "cifar10-trained", _as_it_is, 46.0, 47.0, CIFAR),
 )
 
 

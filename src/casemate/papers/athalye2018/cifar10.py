@@ -1,4 +1,4 @@
-"""Table 1: what defences claimed, what an attack that ignores them leaves, and what one that takes them in leaves.
+"""Table 1 on CIFAR-10: what defences claimed, what attacks that ignore them leave, and what ours do.
 
 The attack that ignores a defence is PGD-40 as its authors might have run it: the gradient is autograd's own, of one
 draw. Ours are the stages of the audit's own cascade, which follow what each defence declares and average over its
@@ -19,7 +19,7 @@ from casemate.audit.remedies.undeclared import without_surrogates
 from casemate.errors import NoGradient
 from casemate.gradients import Engine
 from casemate.papers import figures
-from casemate.papers.athalye2018.defended import DEFENDED, Defended, build
+from casemate.papers.athalye2018.cifar10_defences import DEFENDED, Defended, build
 from casemate.papers.evaluation import Accuracy, Evaluation, evaluation, percent
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
 from casemate.papers.networks import Network
@@ -45,7 +45,7 @@ def make(run: Run) -> Outcome:
         frames.append(measured(defended, network, evaluation(network, n, run.seed)))
     table = pl.concat(frames)
     rows = tuple(_row(defended, table) for defended in DEFENDED)
-    return Outcome({"table1": figure(table, run, opened)}, {"accuracies": table}, rows, tuple(opened.values()))
+    return Outcome({"cifar10": figure(table, run, opened)}, {"accuracies": table}, rows, tuple(opened.values()))
 
 
 def measured(defended: Defended, network: Network, judged: Evaluation) -> pl.DataFrame:
@@ -131,8 +131,8 @@ def figure(table: pl.DataFrame, run: Run, opened: dict[str, Network]) -> Figure:
 
 
 ITEM = Item(
-    "table1",
-    "defences as claimed, as attacked blindly and as attacked adaptively",
+    "cifar10",
+    "defences on CIFAR-10 as claimed, as attacked blindly and as attacked adaptively",
     "table 1, and Tramer et al. 2020 for k winners",
     {"small": "15 minutes", "full": "a day on a GPU"},
     make,
