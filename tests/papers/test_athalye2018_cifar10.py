@@ -24,10 +24,11 @@ ROWS = {defended.name: defended for defended in DEFENDED}
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     folder = tmp_path_factory.mktemp("athalye")
+    defended = "{{name: defended-cnn, arguments: {{defence: {}, width: 8, in_channels: 1, size: 28}}}}"
     built = {
         "cifar10-natural": "{name: small-cnn, arguments: {width: 8}}",
-        "cifar10-thermometer": "{name: defended-cnn, arguments: {defence: thermometer, width: 8, in_channels: 1, size: 28}}",
-        "cifar10-resize-pad": "{name: defended-cnn, arguments: {defence: resize-pad, width: 8, in_channels: 1, size: 28}}",
+        "cifar10-thermometer": defended.format("thermometer"),
+        "cifar10-resize-pad": defended.format("resize-pad"),
     }
     for name, model in built.items():
         text = (
