@@ -1,4 +1,4 @@
-"""A small generator of images and its adversarial training against a critic (Gulrajani et al. 2017, arXiv:1704.00028)."""
+"""A small generator and its adversarial training against a critic (Gulrajani et al. 2017, arXiv:1704.00028)."""
 
 import math
 from collections.abc import Sequence
@@ -41,9 +41,16 @@ class Generator(nn.Module):
 
 
 def fit_generator(
-    images: Images, *, n_latent: int = 64, width: int = 256, n_steps: int = 4000, batch_size: int = 64, seed: int = 0
+    images: Images,
+    *,
+    n_latent: int = 64,
+    width: int = 256,
+    n_steps: int = 4000,
+    batch_size: int = 64,
+    lr: float = 2e-4,
+    seed: int = 0,
 ) -> Generator:
-    """A `Generator` of images [N, C, H, W] in [0, 1] by WGAN-GP: Adam at 2e-4 falling to 0, betas 0.5 and 0.9.
+    """A `Generator` of images [N, C, H, W] in [0, 1] by WGAN-GP: Adam at `lr` falling to 0, betas 0.5 and 0.9.
 
     `n_steps` are those of the generator, each after 5 of the critic. The global random state is left as it was. Raises
     `CasemateError` where there are no images.
@@ -58,7 +65,7 @@ def fit_generator(
             nn.Flatten(), nn.Linear(images[0].numel(), 2 * width), nn.LeakyReLU(0.2),
             nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1),
         ).to(images.device)  # fmt: skip
-        optimisers = [torch.optim.Adam(part.parameters(), lr=2e-4, betas=(0.5, 0.9)) for part in (critic, generator)]
+        optimisers = [torch.optim.Adam(part.parameters(), lr=lr, betas=(0.5, 0.9)) for part in (critic, generator)]
 
         def generated() -> Images:
             return generator(torch.randn(batch_size, n_latent, device=images.device))
@@ -66,7 +73,7 @@ def fit_generator(
         for step in range(n_steps):
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
-                    group["lr"] = 2e-4 * (1 - step / n_steps)
+                    group["lr"] = lr * (1 - step / n_steps)
             for _ in range(N_CRITIC):
                 real = images[torch.randint(len(images), (batch_size,)).to(images.device)]
                 fake = generated().detach()

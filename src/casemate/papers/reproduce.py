@@ -11,6 +11,7 @@ import torch
 
 from casemate import files
 from casemate.errors import CasemateError
+from casemate.papers.athalye2018.items import ATHALYE2018
 from casemate.papers.gowal2018.items import GOWAL2018
 from casemate.papers.item import Item, Paper, Progress, Run, Setting
 from casemate.papers.machine import machine, versions
@@ -19,7 +20,7 @@ from casemate.papers.networks import Networks
 from casemate.papers.write import write
 from casemate.training.log import Observer
 
-PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018, GOWAL2018)}
+PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018, GOWAL2018, ATHALYE2018)}
 
 
 def recipes() -> dict[str, Path]:
