@@ -15,7 +15,7 @@ from casemate.threat import parse
 from casemate.training import recipe as recipes
 from casemate.training.folder import finished
 from casemate.training.log import Observer
-from casemate.training.recipe import IntervalSettings, NaturalSettings, Recipe
+from casemate.training.recipe import AdversarialSettings, FastSettings, Recipe, TradesSettings
 
 # Far from the seeds that `--seed` adds to, so that a copy is never the original of another run.
 SEEDS_BETWEEN_COPIES = 1000
@@ -29,7 +29,8 @@ class Variant:
     """A network that differs from that of a `recipe` in a few entries, which are not worth a recipe of their own.
 
     `copy` counts independent copies, which differ in their seed. `arguments` are merged into those of the model, `data`
-    and `threat` take the place of the recipe's.
+    and `threat` take the place of the recipe's. `earlier` is the checkpoint folder that a distillation or a cascade
+    starts from, where the recipe names none.
     """
 
     recipe: str
@@ -37,6 +38,7 @@ class Variant:
     data: str | None = None
     threat: str | None = None
     arguments: Arguments = ()
+    earlier: str | None = None
 
     @property
     def name(self) -> str:
@@ -44,13 +46,16 @@ class Variant:
         parts = [f"{key}{value}" for key, value in self.arguments]
         parts += [] if self.data is None else [f"on-{self.data}"]
         parts += [] if self.threat is None else [self.threat]
+        parts += [] if self.earlier is None else ["second"]
         parts += [] if self.copy == 0 else ["copy"] if self.copy == 1 else [f"copy{self.copy}"]
         return "-".join([self.recipe, *(re.sub(r"[^\w.@-]+", "-", part) for part in parts)])
 
     def of(self, recipe: Recipe) -> Recipe:
         """What is trained, given the recipe of that name."""
         model = recipe.model.model_copy(update={"arguments": recipe.model.arguments | dict(self.arguments)})
-        changes = {"seed": recipe.seed + SEEDS_BETWEEN_COPIES * self.copy, "model": model}
+        changes: dict[str, Any] = {"seed": recipe.seed + SEEDS_BETWEEN_COPIES * self.copy, "model": model}
+        if self.earlier is not None:
+            changes["objective"] = recipe.objective.model_copy(update={"earlier": self.earlier})
         other = recipe.model_copy(update=changes | ({} if self.data is None else {"data": self.data}))
         return other if self.threat is None else _against(other, self.threat)
 
@@ -63,7 +68,7 @@ def _against(recipe: Recipe, text: str) -> Recipe:
     """
     old, new = parse(recipe.train_threat or recipe.threat), parse(text)
     objective = recipe.objective
-    if not isinstance(objective, NaturalSettings | IntervalSettings) and objective.step_size is not None:
+    if isinstance(objective, AdversarialSettings | FastSettings | TradesSettings) and objective.step_size is not None:
         step_size = objective.step_size * new.eps / old.eps if type(new) is type(old) else None
         objective = objective.model_copy(update={"step_size": step_size})
     return recipe.model_copy(update={"threat": str(new), "train_threat": None, "objective": objective})

@@ -9,10 +9,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import nn
 
+from casemate import checkpoint
 from casemate.errors import CasemateError
+from casemate.gradients import Engine
 from casemate.threat import parse
 from casemate.training import schedule
 from casemate.training.adversarial import Adversarial
+from casemate.training.cascade import CascadeTraining
+from casemate.training.distilled import Distilled
 from casemate.training.fast import Fast
 from casemate.training.interval import IntervalTraining
 from casemate.training.natural import Natural
@@ -95,6 +99,36 @@ class IntervalSettings(_Strict):
         return IntervalTraining(threat, **self.model_dump(exclude={"kind"}))
 
 
+class DistilledSettings(_Strict):
+    """Defensive distillation; without the checkpoint folder of an `earlier` network, the training of the teacher."""
+
+    kind: Literal["distilled"]
+    temperature: Positive = 100.0
+    earlier: str | None = None
+
+    def build(self, threat: Ball) -> Objective:
+        return Distilled(self.temperature, _opened(self.earlier))
+
+
+class CascadeSettings(_Strict):
+    """Cascade adversarial training; without the checkpoint folder of an `earlier` network, the training of that one."""
+
+    kind: Literal["cascade"]
+    earlier: str | None = None
+    n_steps: PositiveInt = 10
+    adversarial_weight: NotNegative = 0.3
+    similarity: NotNegative = 1e-4
+
+    def build(self, threat: Ball) -> Objective:
+        network = _opened(self.earlier)
+        engine = None if network is None else Engine(network, precision="float32")
+        return CascadeTraining(threat, engine, **self.model_dump(exclude={"kind", "earlier"}))
+
+
+def _opened(folder: str | None) -> nn.Module | None:
+    return None if folder is None else checkpoint.load(Path(folder))[0].eval().requires_grad_(False)
+
+
 class ModelSettings(_Strict):
     """An architecture of `casemate models` and its arguments."""
 
@@ -154,7 +188,13 @@ class Recipe(_Strict):
     data: str
     model: ModelSettings
     objective: Annotated[
-        NaturalSettings | AdversarialSettings | FastSettings | TradesSettings | IntervalSettings,
+        NaturalSettings
+        | AdversarialSettings
+        | FastSettings
+        | TradesSettings
+        | IntervalSettings
+        | DistilledSettings
+        | CascadeSettings,
         Field(discriminator="kind"),
     ]
     threat: str

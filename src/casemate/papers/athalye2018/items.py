@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from casemate.papers.athalye2018 import cifar10
+from casemate.papers.athalye2018 import cifar10, table1
 from casemate.papers.item import Paper
 
 ATHALYE2018 = Paper(
     name="athalye2018",
     title="Athalye, Carlini and Wagner: Obfuscated gradients give a false sense of security",
     recipes=Path(__file__).parent / "recipes",
-    items=(cifar10.ITEM,),
+    items=(table1.ITEM, cifar10.ITEM),
 )
