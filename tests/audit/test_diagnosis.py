@@ -91,7 +91,7 @@ def test_networks_that_hide_nothing_raise_no_alarm(robust: bool, seed: int) -> N
     assert found.evaluation == "no failure found"
     status = {symptom.id: symptom.status for symptom in found.symptoms}
     assert "fail" not in status.values()
-    assert len(status) == 16
+    assert len(status) == 17
 
 
 def test_the_worst_failure_is_the_verdict() -> None:

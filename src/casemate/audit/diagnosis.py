@@ -14,7 +14,7 @@ from casemate import rng
 from casemate.attacks import FGSM, PGD, Attack, RandomPoints, Square, loss_path
 from casemate.audit.symptoms import Symptom
 from casemate.audit.symptoms.answers import inner_loop, probabilities, randomness
-from casemate.audit.symptoms.comparisons import attacked, budgets, convergence, inert, unbounded, upsets
+from casemate.audit.symptoms.comparisons import attacked, budgets, constrained, convergence, inert, unbounded, upsets
 from casemate.audit.symptoms.indicators import incomplete, silent_success, unstable
 from casemate.audit.symptoms.paired import compared
 from casemate.audit.symptoms.slopes import noise, unusable, wrong
@@ -117,7 +117,7 @@ def _any_fails(symptoms: Sequence[Symptom]) -> bool:
 
 
 def _of_the_attack(subject: Subject) -> list[Symptom]:
-    """G13, G6, I3, I4, and then the weaker attacks: G1, G2, G4."""
+    """G13, G14, G6, I3, I4, and then the weaker attacks: G1, G2, G4."""
     first, twice = (attacked(subject, attack, "followed") for attack in (FOLLOWED, LONGER))
     keys = rng.fold(subject.keys, "path")
     path = -loss_path(subject.engine, subject.x, subject.y, subject.threat, keys=keys, attack=FOLLOWED)
@@ -128,6 +128,7 @@ def _of_the_attack(subject: Subject) -> list[Symptom]:
     pairs = {name: compared(attacked(subject, attack, name).broken, stronger) for name, attack in weaker.items()}
     return [
         inert(subject, first),
+        constrained(subject, first),
         convergence(first, twice),
         silent_success(path, broken, random=subject.engine.random_answers),
         incomplete(path),

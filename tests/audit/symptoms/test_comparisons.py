@@ -6,7 +6,16 @@ from symptom_toys import After, Before, Flip, Plain, subject, zero_gradient
 from torch import Tensor
 
 from casemate.attacks import FGSM, PGD, RandomPoints
-from casemate.audit.symptoms.comparisons import attacked, budgets, convergence, inert, unbounded, upsets, whole_box
+from casemate.audit.symptoms.comparisons import (
+    attacked,
+    budgets,
+    constrained,
+    convergence,
+    inert,
+    unbounded,
+    upsets,
+    whole_box,
+)
 from casemate.audit.symptoms.paired import Pair, compared
 from casemate.threat import L1, L2, Linf
 
@@ -26,7 +35,8 @@ def pairs(one):  # type: ignore[no-untyped-def]
 def test_a_plain_classifier_has_none() -> None:
     one = subject(Plain())
     found = [*upsets(pairs(one), MEANINGS, REMEDIES), unbounded(one, PGD20), budgets(one, PGD20, 4)[0]]
-    found.append(inert(one, attacked(one, PGD20, "PGD")))
+    result = attacked(one, PGD20, "PGD")
+    found += [inert(one, result), constrained(one, result)]
     assert {symptom.status for symptom in found} == {"pass"}, found
 
 
@@ -67,6 +77,13 @@ def test_an_attack_that_does_nothing_is_inert() -> None:
     one = subject(Plain())
     found = inert(one, attacked(one, lambda model, x, y, threat, *, keys: x, "nothing"))
     assert (found.id, found.status, found.statistic) == ("G13", "fail", 0)
+
+
+def test_points_outside_the_threat_model_are_counted() -> None:
+    one = subject(Plain())
+    far = 2 * one.threat.eps * torch.tensor([1.0, 0.0]).repeat(len(one.x))[: len(one.x)]
+    found = constrained(one, attacked(one, lambda model, x, y, threat, *, keys: x + far[:, None, None, None], "far"))
+    assert (found.id, found.status, found.statistic) == ("G14", "fail", 0.5)
 
 
 def test_a_search_that_had_not_ended_moves_with_twice_the_steps() -> None:

@@ -1,4 +1,4 @@
-"""Symptoms that one attack has by the side of another: G1, G2, G3, G4, G5, G6 and G13.
+"""Symptoms that one attack has by the side of another: G1, G2, G3, G4, G5, G6, G13 and G14.
 
 Each attack is run on the same images from the same keys, and what it breaks is judged by the classifier itself.
 """
@@ -57,6 +57,15 @@ def inert(subject: Subject, found: Result) -> Symptom:
             "run it on the classifier that is deployed",
         )
     return Symptom("G13", "pass", moved, f"the attack moved {moved:.0%} of the images")
+
+
+def constrained(subject: Subject, found: Result) -> Symptom:
+    """G14: are the attack's points images of the threat model? The statistic is the share that are not."""
+    outside = float((~subject.threat.contains(found.x_adv, subject.x)).double().mean())
+    if outside > 0:
+        meaning = f"{outside:.0%} of the attack's points are no images of the threat model"
+        return Symptom("G14", "fail", outside, meaning, "project each point onto ball and box before it is judged")
+    return Symptom("G14", "pass", outside, "all of the attack's points are images of the threat model")
 
 
 def upsets(pairs: Mapping[str, Pair], meanings: Mapping[str, str], remedies: Mapping[str, str]) -> list[Symptom]:
