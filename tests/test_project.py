@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -204,7 +205,7 @@ def test_attack_of_the_docs_keeps_the_promises_of_an_attack(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_defence_of_the_docs_is_seen_through_or_its_audit_calls_itself_invalid(
+def test_defence_of_the_docs_is_seen_through_declared_or_not(
     declared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (example,) = code_blocks(page("add-a-defence.md"))
@@ -218,12 +219,12 @@ def test_defence_of_the_docs_is_seen_through_or_its_audit_calls_itself_invalid(
     exec(compile(example, "add-a-defence.md", "exec"), {"__name__": "example"})
     share, evaluation = re.search(r"(\d+)% stand; the evaluation itself: (.*)", capsys.readouterr().out).groups()
     assert (tmp_path / "runs" / "posterise" / "report.html").is_file()
-    if declared:
-        assert int(share) <= 30
-        assert evaluation != "invalid"
-    else:
-        assert int(share) >= 60
-        assert evaluation == "invalid"
+    assert int(share) <= 30
+    assert evaluation == "no failure found"
+    remedies = json.loads((tmp_path / "runs" / "posterise" / "summary.json").read_text())["remedies"]
+    assert [symptom["id"] for remedy in remedies for symptom in remedy["symptoms"]] == (
+        [] if declared else ["G7", "G8"]
+    )
 
 
 def classifier_of_digits() -> nn.Module:

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import nn
 
 from casemate import data
+from casemate.audit.presets import Preset, quick, standard
 from casemate.defences import (
     JPEG,
     BitDepth,
@@ -45,7 +46,7 @@ class Bench:
     natural: Network
     images: Images
     labels: Labels
-    n_steps: tuple[int, int] = (1000, 3000)
+    n_steps: tuple[int, int] = (300, 1000)
 
     @property
     def bare(self) -> nn.Module:
@@ -57,14 +58,18 @@ class Bench:
 
 @dataclass(frozen=True, eq=False)
 class Defence:
-    """A line of the table. `n_images` is how many of the images it is attacked on at most, `draws` the engine's."""
+    """A line of the table. In the small setting it is attacked on the first `n_images`; `draws` are the engine's.
+
+    `preset` is how hard the audit tries: `quick` where an answer of the defence is dear.
+    """
 
     name: str
     build: Callable[[Bench], nn.Module]
     naive: Naive
     published: Published
-    n_images: int = 100
+    n_images: int = 50
     draws: int | None = None
+    preset: Preset = standard
 
 
 def bench(run: Run, *, n_train: int = N_TRAIN) -> Bench:
@@ -93,18 +98,25 @@ DEFENCES = (
     Defence("Thermometer", lambda b: b.run.network("mnist-thermometer").model, "unaware", published.THERMOMETER),
     Defence("Bit depth", lambda b: b.before(BitDepth()), "unaware", published.TRANSFORMATIONS),
     Defence("JPEG", lambda b: b.before(JPEG()), "unaware", published.TRANSFORMATIONS),
-    Defence("Total variation", lambda b: b.before(TotalVariation()), "unaware", published.TRANSFORMATIONS),
+    Defence(
+        "Total variation",
+        lambda b: b.before(TotalVariation()),
+        "unaware",
+        published.TRANSFORMATIONS,
+        preset=quick,
+    ),
     Defence(
         "Quilting",
         lambda b: b.before(Quilting(patch_bank(b.images, 10_000))),
         "unaware",
         published.TRANSFORMATIONS,
-        n_images=50,
+        n_images=20,
+        preset=quick,
     ),
     Defence("Activation pruning", lambda b: with_activation_pruning(b.bare), "one draw", published.PRUNING),
     Defence("Resize and pad", lambda b: b.before(ResizePad()), "one draw", published.RESIZING),
-    Defence("PixelDefend", _pixel_defend, "unaware", published.PIXEL_DEFEND),
-    Defence("Defense-GAN", _defense_gan, "unaware", published.DEFENSE_GAN, n_images=25, draws=2),
+    Defence("PixelDefend", _pixel_defend, "unaware", published.PIXEL_DEFEND, preset=quick),
+    Defence("Defense-GAN", _defense_gan, "unaware", published.DEFENSE_GAN, n_images=10, draws=2, preset=quick),
     Defence("PGD training", lambda b: b.run.network("mnist-pgd").model, "cross-entropy", published.MADRY),
     Defence("Cascade training", lambda b: second(b, "mnist-cascade"), "one step", published.CASCADE),
     Defence("Distillation", lambda b: second(b, "mnist-distilled"), "cross-entropy", published.DISTILLATION),

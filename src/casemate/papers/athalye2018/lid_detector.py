@@ -35,8 +35,9 @@ class Detected:
 def detected(bench: Bench, judged: Evaluation) -> Detected:
     """The paper's detector on the natural network, fitted to near images; then near ones, and confident ones.
 
-    A clean image that is flagged is lost, as one that is misclassified. The confident attack is 100 signed steps up
-    the margin of the bare classifier inside the threat model, which never stops and knows nothing of the detector.
+    A clean image that is flagged is lost, as one that is misclassified, and stays lost. The confident attack is 100
+    signed steps up the margin of the bare classifier inside the threat model, which never stops and knows nothing of
+    the detector.
     """
     engine = Engine(bench.bare, precision="float32")
     ends = (N_REFERENCE, N_REFERENCE + N_FIT, N_REFERENCE + N_FIT + N_HELD_OUT)
@@ -69,9 +70,9 @@ def detected(bench: Bench, judged: Evaluation) -> Detected:
         loss=margin,
     )
     with torch.no_grad():
-        accepted = detector.score(x) <= threshold
+        clean &= detector.score(x) <= threshold
     near = _near(engine, x, y, judged.seed)
-    return Detected(clean & accepted, clean & stopped(near), clean & stopped(confident))
+    return Detected(clean, clean & stopped(near), clean & stopped(confident))
 
 
 def _near(engine: Engine, x: Images, y: Labels, seed: int) -> Images:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from casemate import rng
 from casemate.attacks import FGSM, PGD, evaluate
 from casemate.audit.cascade import in_turn
-from casemate.audit.presets import quick
 from casemate.audit.remedies.undeclared import without_surrogates
 from casemate.gradients import Engine
 from casemate.papers import figures
@@ -25,7 +24,7 @@ from casemate.papers.networks import Network
 from casemate.threat import Linf
 
 THREAT = Linf(0.2)
-N_IMAGES: dict[Setting, int] = {"small": 100, "full": 1000}
+N_IMAGES: dict[Setting, int] = {"small": 50, "full": 1000}
 CLEAN, NAIVE, ADAPTIVE = KINDS = ("clean", "naive", "adaptive")
 COLOURS = {CLEAN: figures.MUTED, NAIVE: figures.SKY, ADAPTIVE: figures.VERMILION}
 UNDEFENDED = "No defence"
@@ -65,9 +64,7 @@ def measured(defence: Defence, parts: Bench, judged: Evaluation) -> pl.DataFrame
     judged = Evaluation(judged.threat, judged.x[:n], judged.y[:n], judged.seed)
     model = defence.build(parts)
     engine = Engine(model, precision="float32", draws=defence.draws)
-    standing = list(
-        in_turn(engine, judged.x, judged.y, judged.threat, quick(judged.threat, 10), judged.seed),
-    )
+    standing = list(in_turn(engine, judged.x, judged.y, judged.threat, defence.preset(judged.threat, 10), judged.seed))
     left = naive(defence, model, engine, parts, judged)
     return _frame(defence.name, defence.published, {CLEAN: standing[0], NAIVE: left, ADAPTIVE: standing[-1]})
 
