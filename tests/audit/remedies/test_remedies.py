@@ -202,6 +202,25 @@ def test_the_ways_are_found_from_outside() -> None:
     assert UpTo("1", whole=False) in ways_of(split, x, Linf(0.1))
 
 
+def test_activations_that_write_into_their_input_and_layers_of_two_arguments_are_left_as_they_are() -> None:
+    class Added(nn.Module):
+        def forward(self, x: Tensor, other: Tensor) -> Tensor:
+            return x + other
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.relu = nn.Linear(64, 16), nn.ReLU(inplace=True)
+            self.added, self.last = Added(), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.relu(self.first(x.flatten(1)))
+            answer: Tensor = self.last(self.added(hidden, hidden))
+            return answer
+
+    assert ways_of(Network(), models.images(8, SHAPE), Linf(0.1)) == [Own(), Nearby(0.025)]
+
+
 def test_the_radius_of_a_pixel_is_that_of_an_even_change() -> None:
     x = models.images(1, SHAPE)
     assert linf_radius(Linf(0.3), x) == 0.3

@@ -20,9 +20,10 @@ STEP, WRONG = 0.1, 0.3
 
 @dataclass(eq=False)
 class _Call:
-    """What a submodule was last called with, and what it answered."""
+    """What a submodule was last called with, the very tensor and its values then, and what it answered."""
 
     first_input: Tensor
+    values: Tensor
     output: object
     order: int
 
@@ -72,11 +73,17 @@ def _calls(model: nn.Module, x: Images) -> dict[str, _Call]:
     for name, module in model.named_modules():
         if name:
 
-            def note(_: nn.Module, inputs: tuple[object, ...], output: object, name: str = name) -> None:
+            def before(module: nn.Module, inputs: tuple[object, ...], name: str = name) -> None:
                 if inputs and isinstance(inputs[0], Tensor):
-                    found[name] = _Call(inputs[0], output, len(found))
+                    # An activation that writes into its input leaves nothing of what it was called with.
+                    values = inputs[0].clone() if getattr(module, "inplace", False) else inputs[0]
+                    found[name] = _Call(inputs[0], values, None, len(found))
 
-            handles.append(module.register_forward_hook(note))
+            def after(_: nn.Module, inputs: tuple[object, ...], output: object, name: str = name) -> None:
+                if name in found:
+                    found[name].output = output
+
+            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
         model(x)
     finally:
@@ -99,7 +106,7 @@ def _up_to(calls: dict[str, _Call], x: Images, answer: Tensor) -> Iterator[Way]:
 
 def _is_wrong(module: nn.Module, call: _Call, keys: rng.Keys) -> bool:
     """Whether this layer keeps the shape of its input, has no others inside, and its gradient misleads there."""
-    source, output = call.first_input, call.output
+    source, output = call.values, call.output
     if any(True for _ in module.children()) or not isinstance(output, Tensor) or output.shape != source.shape:
         return False
     if not source.is_floating_point() or source.ndim < 2:
@@ -112,12 +119,17 @@ def _is_wrong(module: nn.Module, call: _Call, keys: rng.Keys) -> bool:
 
     def value(at: Tensor) -> Tensor:
         with _drawing(keys):
-            result: Tensor = module(at)
+            # A copy, for an activation may write into its input.
+            result: Tensor = module(at.clone())
         return (result * weights).flatten(1).sum(dim=1)
 
     with evaluating(module):
-        with torch.no_grad():
-            difference = (value(source + step * direction) - value(source - step * direction)) / (2 * step)
+        try:
+            with torch.no_grad():
+                difference = (value(source + step * direction) - value(source - step * direction)) / (2 * step)
+        except Exception:
+            # It takes more than one argument, say: what cannot be called by itself is left as it is.
+            return False
         leaf = source.detach().clone().requires_grad_(True)
         try:
             with torch.enable_grad():
