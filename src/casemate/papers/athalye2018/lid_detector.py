@@ -77,7 +77,7 @@ def detected(bench: Bench, judged: Evaluation) -> Detected:
 
 def _near(engine: Engine, x: Images, y: Labels, seed: int) -> Images:
     """The nearest adversarial images in l2, at any distance."""
-    return NEAR(engine, x, y, L2(28.0), keys=_keys(x, seed))
+    return NEAR.nearest(engine, x, y, L2(28.0), keys=_keys(x, seed)).x_adv
 
 
 def _keys(x: Images, seed: int) -> rng.Keys:
