@@ -24,7 +24,7 @@ def certify(
     model: Model,
     data: Data,
     threat: ThreatText,
-    certifier: Annotated[str, typer.Option(help="ibp, crown-ibp, crown, alpha-crown, zonotope or hybrid.")] = "ibp",
+    certifier: Annotated[str, typer.Option(help="ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope or hybrid.")] = "ibp",
     slope: Annotated[
         str, typer.Option(help="crown: the line below an activation, adaptive, same, zero or one.")
     ] = "adaptive",
@@ -66,7 +66,7 @@ def certify(
             chosen = ByZonotopes(relu=relu, hybrid=certifier == "hybrid")
         case _:
             raise CasemateError(
-                f"unknown certifier {certifier!r}: choose ibp, crown-ibp, crown, alpha-crown, zonotope or hybrid"
+                f"unknown certifier {certifier!r}: choose ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope or hybrid"
             )
     opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
     place = next(opened.model.parameters(), dataset.images).device
