@@ -25,7 +25,7 @@ LINES = (
     ("gradients",),
     ("attacks", "bounds", "smoothing", "detectors"),
     ("__init__",),
-    ("audit", "training", "testing"),
+    ("audit", "training", "testing", "vnn"),
     ("report",),
     ("papers", "console"),
     ("demo",),

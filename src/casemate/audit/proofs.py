@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from casemate import rng
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certificate, Certifier
+from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, BranchAndBound, ByZonotopes, Certificate, Certifier
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.losses import Labels
@@ -32,6 +32,7 @@ CERTIFIERS: dict[str, type[IBP | CROWN | ByZonotopes]] = {
     "crown-ibp": CROWNIBP,
     "crown": CROWN,
     "alpha-crown": AlphaCROWN,
+    "branch-and-bound": BranchAndBound,
     "zonotope": ByZonotopes,
 }
 # Those that take a second an image and more are for who asks for them.

@@ -43,7 +43,7 @@ class _ByBounds:
         self, model: nn.Module, x: Images, y: Labels, threat: Threat, *, keys: Keys | None = None
     ) -> Certificate:
         """See `Certifier`."""
-        subject = _Subject(model, x)
+        subject = Subject(model, x)
         subject.refuse_larger(self.max_activations, self.name)
         reach = reach_of(threat, x)
         parts: list[Tensor] = [torch.empty(0, dtype=torch.float64, device=x.device)]
@@ -57,7 +57,7 @@ class _ByBounds:
         # Of the threat model that was asked for: what `contains` forgives is proved as well.
         return Certificate(holds, margin, threat.eps * holds.double())
 
-    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         """Lower bounds of the margins against each rival, for float64 images."""
         raise NotImplementedError
 
@@ -71,7 +71,7 @@ class IBP(_ByBounds):
     name: ClassVar[str] = "IBP"
     at_once: ClassVar[int] = 128
 
-    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         values = propagate(subject.graph, subject.domain, box_of(reach, x, subject.domain))
         return least_margins(subject.graph, subject.rounding, values, y)
 
@@ -95,7 +95,7 @@ class ByZonotopes(_ByBounds):
     def __post_init__(self) -> None:
         transformer(self.relu)
 
-    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         domain = Zonotopes(subject.rounding, transformer(self.relu), self.hybrid)
         values = propagate(subject.graph, domain, domain.of(box_of(reach, x, subject.domain)))
         return least_margins(subject.graph, subject.rounding, values, y)
@@ -119,7 +119,7 @@ class CROWN(_ByBounds):
     def __post_init__(self) -> None:
         check_slope(self.slope)
 
-    def margins(self, subject: "_Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         with torch.no_grad():
             box = box_of(reach, x, subject.domain)
             bounds = LinearBounds(subject.graph, reach, x, box, subject.domain, self.slope, self.tighten)
@@ -156,7 +156,7 @@ class AlphaCROWN(CROWN):
         return optimised_margins(bounds, y, self.n_steps)
 
 
-class _Subject:
+class Subject:
     """The graph of a classifier in float64, and what rounding can do to it."""
 
     def __init__(self, model: nn.Module, x: Images) -> None:

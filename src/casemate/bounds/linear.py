@@ -11,7 +11,8 @@ the classifier and in that of these bounds (see `rounding`), and that is taken o
 function that is off by no more than that, so nothing else is lost.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -66,15 +67,30 @@ class LinearBounds:
                 self.boxes[place] = self._tightened(place)
 
     def lower(
-        self, place: int, coefficients: Coefficients, slopes: Slopes | None = None, *, rounded: bool = True
+        self,
+        place: int,
+        coefficients: Coefficients,
+        slopes: Slopes | None = None,
+        *,
+        rounded: bool = True,
+        added: Mapping[int, Tensor] | None = None,
+        seen: dict[int, Tensor] | None = None,
     ) -> Bounds:
-        """What C z is at least, for the result z of the node `place`; without `rounded` up to rounding."""
+        """What C z is at least, for the result z of the node `place`; without `rounded` up to rounding.
+
+        `added` are coefficients [batch, row, *shape] of other nodes that are added to C z (the multipliers of
+        beta-CROWN); `seen` is filled with the coefficients of each activation's result, by its node.
+        """
         pending = {place: coefficients}
         values = coefficients.values
         total = values.new_zeros(values.shape[:2])
         for at in range(place, 0, -1):
             if at not in pending:
                 continue
+            if added is not None and at in added:
+                pending[at] = together(pending[at], Dense(added[at]))
+            if seen is not None and isinstance(self.graph.nodes[at].operation, LeakyReLU):
+                seen[at] = pending[at].dense().values.detach()
             node, a = self.graph.nodes[at], pending.pop(at)
             rule = rule_for(RULES, node, "linear")
             error = self._error(at) if rounded else None
@@ -91,6 +107,14 @@ class LinearBounds:
         """Lower bounds of the logit of the label minus that of each rival."""
         rows = differences(y, self.graph.n_classes).to(self.image.centre)
         return self.lower(len(self.graph.nodes) - 1, Dense(rows), slopes, rounded=rounded)
+
+    def between(self, boxes: Sequence[Interval]) -> "LinearBounds":
+        """The same graph for a batch whose nodes are inside `boxes`; no interval is computed anew."""
+        other = copy.copy(self)
+        other.boxes, other.image = list(boxes), boxes[0]
+        other.x = self.x.expand(len(boxes[0].centre), *self.x.shape[1:])
+        other._errors, other._relaxed = {}, {}
+        return other
 
     def _least(self, a: Coefficients) -> Bounds:
         """The least value of A x over the images allowed."""

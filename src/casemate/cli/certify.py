@@ -6,14 +6,12 @@ from typing import Annotated
 import typer
 
 from casemate.cli.options import (
-    Data,
     Device,
     Json,
     Limit,
     Model,
     Seed,
     Split,
-    ThreatText,
     Weights,
     open_all,
 )
@@ -22,9 +20,11 @@ from casemate.errors import CasemateError
 
 def certify(
     model: Model,
-    data: Data,
-    threat: ThreatText,
-    certifier: Annotated[str, typer.Option(help="ibp, crown-ibp, crown, alpha-crown, zonotope or hybrid.")] = "ibp",
+    data: Annotated[str | None, typer.Option(help="A data set of `casemate data`, or folder:PATH.")] = None,
+    threat: Annotated[str | None, typer.Option(help="Norm and radius on [0, 1] images, such as linf:8/255.")] = None,
+    certifier: Annotated[
+        str, typer.Option(help="ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope or hybrid.")
+    ] = "ibp",
     slope: Annotated[
         str, typer.Option(help="crown: the line below an activation, adaptive, same, zero or one.")
     ] = "adaptive",
@@ -39,15 +39,26 @@ def certify(
     seed: Seed = 0,
     device: Device = "auto",
     json: Json = False,
+    vnnlib: Annotated[
+        Path | None, typer.Option(help="A property of MODEL, an ONNX file: prints sat, unsat, unknown or timeout.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="branch-and-bound, --vnnlib: seconds for an image or the property.", min=0)
+    ] = 60,
 ) -> None:
     """Run one certifier alone and say what it proves."""
+    if vnnlib is not None:
+        _decide(model, vnnlib, timeout, n_steps)
+        return
+    if data is None or threat is None:
+        raise CasemateError("give --data and --threat, or --vnnlib with an ONNX file")
     import time
 
     import polars as pl
     import torch
 
     from casemate import files, rng
-    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certifier
+    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, BranchAndBound, ByZonotopes, Certifier
     from casemate.bounds.relaxation import check_slope
     from casemate.cli import console
 
@@ -62,11 +73,14 @@ def certify(
             chosen = CROWN(slope=line)
         case "alpha-crown":
             chosen = AlphaCROWN(slope=line, n_steps=n_steps)
+        case "branch-and-bound":
+            chosen = BranchAndBound(slope=line, n_steps=n_steps, timeout=timeout)
         case "zonotope" | "hybrid":
             chosen = ByZonotopes(relu=relu, hybrid=certifier == "hybrid")
         case _:
             raise CasemateError(
-                f"unknown certifier {certifier!r}: choose ibp, crown-ibp, crown, alpha-crown, zonotope or hybrid"
+                f"unknown certifier {certifier!r}: "
+                "choose ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope or hybrid"
             )
     opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
     place = next(opened.model.parameters(), dataset.images).device
@@ -99,3 +113,13 @@ def certify(
         console.print_json(result)
     else:
         console.print_table("certify", ("", "value"), ((key, str(value)) for key, value in result.items()))
+
+
+def _decide(model: str, vnnlib: Path, timeout: float, n_steps: int) -> None:
+    from casemate.vnn.network import read_network
+    from casemate.vnn.verify import printed, verify
+    from casemate.vnn.vnnlib import read_property
+
+    prop = read_property(vnnlib)
+    network, shape = read_network(Path(model))
+    typer.echo(printed(verify(network, shape, prop, timeout, n_steps=n_steps)))
