@@ -91,7 +91,7 @@ def _convolution(constants: list[Tensor], attributes: Mapping[str, Any]) -> nn.C
     layer = nn.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],
-        tuple(weight.shape[2:]),
+        (weight.shape[2], weight.shape[3]),
         stride=tuple(attributes.get("strides", (1, 1))),
         padding=tuple(pads[:2]),
         dilation=tuple(attributes.get("dilations", (1, 1))),
