@@ -61,8 +61,11 @@ def search(bounds: LinearBounds, row: Tensor, n_steps: int, deadline: float, off
         now, later = order[:AT_ONCE], order[AT_ONCE:]
         part, rest, rest_lows = open_.take(now), open_.take(later), lows[later]
         found, coefficients = least(bounds, row, part, n_steps)
-        # A sub-domain is inside its parent, whose bound holds for it too; rounded once more by the offset.
-        found = torch.nan_to_num(torch.maximum(found, lows[now] - offset), nan=-torch.inf) + offset
+        # A sub-domain is inside its parent, whose bound holds for it too; adding the offset rounds once more.
+        found = torch.nan_to_num(found, nan=-torch.inf) + offset
+        if offset:
+            found = found.nextafter(found.new_tensor(-torch.inf))
+        found = torch.maximum(found, lows[now])
         left = found <= 0
         if bool((~left).any()):
             proved = torch.minimum(proved, found[~left].min())
