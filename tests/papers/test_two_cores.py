@@ -50,7 +50,8 @@ def test_the_curve_is_one_point_for_each_check_of_the_log(outcome: Outcome) -> N
 def test_each_attack_leaves_what_it_leaves_alone_or_in_turn(outcome: Outcome, toy_run: Run) -> None:
     (network,) = outcome.networks
     judged = two_cores.evaluation(network, N, toy_run.seed)
-    frame = outcome.data["accuracies"]
+    everything = outcome.data["accuracies"]
+    frame = everything.filter(pl.col("answer") == two_cores.AS_IT_IS)
     left = dict(frame.select("attack", "right").iter_rows())
     assert left[two_cores.CLEAN] == int((network.model(judged.x).argmax(dim=1) == judged.y).sum())
     alone = evaluate(network.model, judged.x, judged.y, judged.threat, PGD(n_steps=20, step_size=2 / 255))
@@ -61,6 +62,11 @@ def test_each_attack_leaves_what_it_leaves_alone_or_in_turn(outcome: Outcome, to
     right = block.prediction == block.label
     assert frame["right"][2:].to_list() == [int((right & ~block.broke[:, :n].any(dim=1)).sum()) for n in (1, 2, 3)]
     assert 0 < left[two_cores.STRONGEST] <= left[two_cores.PAPERS]
+    mirrored = everything.filter(pl.col("answer") == two_cores.MIRRORED)
+    mean = (network.model(judged.x) + network.model(judged.x.flip(3))) / 2
+    assert mirrored["right"][0] == int((mean.argmax(dim=1) == judged.y).sum())
+    assert mirrored["attack"].to_list() == frame["attack"].to_list()
+    assert mirrored["right"][2:].is_sorted(descending=True)
 
 
 def test_the_strongest_attack_is_fifty_steps_ten_times_on_each_of_three_losses() -> None:
@@ -73,10 +79,12 @@ def test_the_rows_hold_published_and_measured_values_and_the_cost(outcome: Outco
     rows = {row.item.removeprefix("CIFAR-10: "): row for row in outcome.rows}
     frame = outcome.data["accuracies"]
     for name, published in (("clean", "87.3"), ("PGD-20", "45.8"), (two_cores.STRONGEST, "43.95")):
-        share = frame.row(by_predicate=pl.col("attack") == name, named=True)["accuracy"]
+        mine = (pl.col("attack") == name) & (pl.col("answer") == two_cores.AS_IT_IS)
+        share = frame.row(by_predicate=mine, named=True)["accuracy"]
         assert rows[name].published == published
         assert rows[name].ours.startswith(f"{100 * share:.1f} (")
         assert rows[name].note == f"n = {N}"
+        assert f"{name}, {two_cores.MIRRORED}" in rows
     assert "minutes" in rows["time of training"].ours
     assert "at 3 checks" in rows["catastrophic overfitting"].ours
     assert "minutes of training" in [axes.get_xlabel() for axes in outcome.figures["cifar10"].axes]
