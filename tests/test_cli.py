@@ -325,7 +325,7 @@ def test_certify_prints_json_and_writes_what_is_proved(place: Path) -> None:
     [
         (
             ("net.py:network", "--certifier", "oracle"),
-            "unknown certifier 'oracle': choose ibp, crown-ibp, crown, alpha-crown, zonotope",
+            "unknown certifier 'oracle': choose ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope",
         ),
         (("net.py:network", "--slope", "steep"), "there is no slope 'steep': choose one of adaptive, same, zero, one"),
         (("net.py:unknown",), "the layer 1 (Mish) is none that bounds are known for"),

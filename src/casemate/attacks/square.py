@@ -66,8 +66,11 @@ class Square:
             better = asked > found
             x_adv = torch.where(better[:, None, None, None], proposal, x_adv)
             found = torch.where(better, asked, found)
-            if query + 1 == self.n_queries or bool((found > 0).any()):
-                still = standing.record(threat.project(x_adv, x[standing.index]), found)
+            is_last = query + 1 == self.n_queries
+            if is_last or bool((found > 0).any()):
+                # On the way those alone that may be broken: what is kept of an image must not depend on the others.
+                asked = found if is_last else torch.where(found > 0, found, -torch.inf)
+                still = standing.record(threat.project(x_adv, x[standing.index]), asked)
                 if not standing:
                     break
                 x_adv, y_at, keys_at, draws = x_adv[still], y_at[still], keys_at[still], draws[still]

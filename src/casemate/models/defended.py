@@ -17,7 +17,7 @@ Defence = Literal["thermometer", "k-winners", "resize-pad", "crop"]
 
 
 def defended_cnn(
-    defence: Defence = "thermometer", width: int = 16, n_classes: int = 10, in_channels: int = 3, size: int = 32
+    defence: Defence = "k-winners", width: int = 16, n_classes: int = 10, in_channels: int = 3, size: int = 32
 ) -> nn.Module:
     """`small_cnn` with a defence that Athalye et al. 2018 or Tramer et al. 2020 broke, at its own settings.
 
