@@ -42,6 +42,17 @@ def test_what_is_not_supported_is_one_sentence(text: str, reason: str) -> None:
         parse(TEXT + text)
 
 
+def test_files_that_are_not_there_or_no_networks_are_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    with pytest.raises(CasemateError, match="cannot read .*No such file"):
+        read_property(tmp_path / "absent.vnnlib")
+    with pytest.raises(CasemateError, match="cannot read .*No such file"):
+        read_network(tmp_path / "absent.onnx")
+    (tmp_path / "junk.onnx").write_text("junk")
+    with pytest.raises(CasemateError, match="cannot be read as ONNX"):
+        read_network(tmp_path / "junk.onnx")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "verdict"), [("3_0.05", "sat"), ("1_0.05", "sat"), ("0_0.03", "unsat")])
 def test_it_answers_as_the_competition_agreed(name: str, verdict: str) -> None:

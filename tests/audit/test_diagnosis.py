@@ -133,6 +133,17 @@ def test_an_audit_is_diagnosed_once(tmp_path: Path) -> None:
         run()
 
 
+def test_what_can_be_refused_is_refused_before_the_diagnosis(tmp_path: Path) -> None:
+    model = convolutional()
+    told: list[audit.Progress] = []
+    wrong = [{"preset": "hard"}, {"block_size": 0}, {"proofs": 2 * audit.proofs_by_names(["ibp"])}]
+    for settings in wrong:
+        with pytest.raises(CasemateError, match="preset|block size|certifiers"):
+            audit.audit(model, dataset(model, 12), THREAT, run=tmp_path / "run", progress=told.append, **settings)  # type: ignore[arg-type]
+    assert not told
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["probabilities", "input noise", "zero gradient"])
 def test_an_audit_of_a_planted_defence_can_be_resumed_and_checked(
     name: str, natural: nn.Module, tmp_path: Path

@@ -69,8 +69,8 @@ class Square:
             is_last = query + 1 == self.n_queries
             if is_last or bool((found > 0).any()):
                 # On the way those alone that may be broken: what is kept of an image must not depend on the others.
-                asked = found if is_last else torch.where(found > 0, found, -torch.inf)
-                still = standing.record(threat.project(x_adv, x[standing.index]), asked)
+                worth_keeping = found if is_last else torch.where(found > 0, found, -torch.inf)
+                still = standing.record(threat.project(x_adv, x[standing.index]), worth_keeping)
                 if not standing:
                     break
                 x_adv, y_at, keys_at, draws = x_adv[still], y_at[still], keys_at[still], draws[still]

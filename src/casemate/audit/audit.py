@@ -77,8 +77,8 @@ def audit(
     verdict an image gets depends on the seed, its index and itself, not on `block_size`, `batch_size` or resuming.
     `curves` adds accuracy against eps and loss paths for the report. `diagnosis` asks first what in the evaluation
     itself says that its attacks cannot be believed, and applies what remedies it knows (`casemate.audit.remedies`), so
-    that a classifier which answers with probabilities, draws in secret or hides its gradient is attacked all the same.
-    `progress` is told before each stage.
+    that a classifier which answers with probabilities, draws in secret or hides its gradient is attacked all the same;
+    a resumed run keeps the remedies of its first session, or none. `progress` is told before each stage.
 
     Raises `CasemateError` before any gradient for what `refuse_unfit` refuses, for a folder that holds a run already
     or that another process is writing, and for a resumed run with other settings; later when a file cannot be written
@@ -96,37 +96,43 @@ def audit(
     def engine_by(plan: Plan, draws: int | None = None) -> Engine:
         return plan.engine(model, precision=precision, batch_size=batch_size, draws=draws)
 
-    start = _first_plan(model, data, earlier, diagnosis=diagnosis)
-    n_logits = refuse_unfit(engine_by(start), data)
-    teller = _Teller(len(data), progress)
-    found = None
-    if diagnosis and not earlier:
-        found = mended(model, engine_by, *first_images, threat, seed, start=start, progress=teller.tell)
-    plan = start if found is None else found.plan
+    plan = _first_plan(model, data, earlier, diagnosis=diagnosis)
     engine = engine_by(plan, earlier.get("draws"))
-    settle_search(engine, data)
+    n_logits = refuse_unfit(engine, data)
     cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
-    cascade = (*cascade, *plan.stages(threat))
     _refuse_cascade(cascade, block_size)
     chosen = proofs_by_names(PROOFS[preset]) if proofs is None else tuple(proofs)
-    judged = _usable(engine, data, threat, chosen)
-    manifest = describe_run(
-        engine,
-        data,
-        threat,
-        cascade,
-        judged,
-        plan,
-        seed=seed,
-        preset=preset if stages is None else None,
-        batch_size=batch_size,
-        spec=spec,
-        weights=weights,
-        sha256=checkpoint.fingerprint(model),
-        card=card or {},
-        command=command,
-    )
+    _refuse_namesakes(chosen)
+    teller = _Teller(len(data), progress)
+    is_diagnosed = diagnosis and not earlier
+    if not is_diagnosed:
+        settle_search(engine, data)
+    # A diagnosis takes minutes: whatever can be refused is refused by now, and nobody else has the folder.
     with files.claimed(run):
+        found = None
+        if is_diagnosed:
+            found = mended(model, engine_by, *first_images, threat, seed, start=plan, progress=teller.tell)
+            plan, engine = found.plan, engine_by(found.plan)
+            settle_search(engine, data)
+        judged = _usable(engine, data, threat, chosen)
+        names = {stage.name for stage in cascade}
+        cascade = (*cascade, *(stage for stage in plan.stages(threat) if stage.name not in names))
+        manifest = describe_run(
+            engine,
+            data,
+            threat,
+            cascade,
+            judged,
+            plan,
+            seed=seed,
+            preset=preset if stages is None else None,
+            batch_size=batch_size,
+            spec=spec,
+            weights=weights,
+            sha256=checkpoint.fingerprint(model),
+            card=card or {},
+            command=command,
+        )
         if found is not None:
             files.write_json(run / "diagnosis.json", found.as_json())
         store.begin(manifest, resume=resume)
@@ -206,11 +212,14 @@ def _first_plan(model: nn.Module, data: Dataset, earlier: Mapping[str, Any], *, 
     return Plan(logarithm=diagnosis and answers_probabilities(model, x))
 
 
-def _usable(engine: Engine, data: Dataset, threat: Threat, proofs: Sequence[Proof]) -> list[tuple[Proof, str | None]]:
+def _refuse_namesakes(proofs: Sequence[Proof]) -> None:
     names = [proof.name for proof in proofs]
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise CasemateError(f"two certifiers of the audit are called {twice!r}: give each a name of its own")
+
+
+def _usable(engine: Engine, data: Dataset, threat: Threat, proofs: Sequence[Proof]) -> list[tuple[Proof, str | None]]:
     device = device_of(engine.model)
     reasons = usable(engine, data.images[:1].to(device), data.labels[:1].to(device), threat, proofs)
     return [(proof, reasons[proof.name]) for proof in proofs]

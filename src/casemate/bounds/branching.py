@@ -24,6 +24,8 @@ class BranchAndBound(AlphaCROWN):
     """`AlphaCROWN`, and what it leaves open split by signs of ReLUs until all is proved or `timeout` seconds are over.
 
     The time is that of one image. What the time cuts off says nothing; a proof that is found holds whatever the time.
+    A slower machine may find fewer proofs in it, so that `check` may fail to make again what this one proved: give the
+    runs that rest on it a `timeout` with room to spare.
     """
 
     timeout: float = 60.0

@@ -45,7 +45,9 @@ def audit(
         float | None, typer.Option(help="Exit with status 1 if attacked accuracy is below this share.")
     ] = None,
     curves: Annotated[bool, typer.Option(help="Also measure accuracy against eps and loss paths.")] = True,
-    diagnosis: Annotated[bool, typer.Option(help="Also ask whether the attacks can be believed.")] = True,
+    diagnosis: Annotated[
+        bool, typer.Option(help="First ask whether the attacks can be believed, and mend them.")
+    ] = True,
     block_size: Annotated[int, typer.Option(help="Images stored at a time; what a killed audit may lose.")] = 256,
     batch_size: BatchSize = None,
     seed: Seed = 0,

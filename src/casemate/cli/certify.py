@@ -1,7 +1,7 @@
 """`casemate certify`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from casemate.cli.options import (
     open_all,
 )
 from casemate.errors import CasemateError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def certify(
@@ -48,7 +51,7 @@ def certify(
 ) -> None:
     """Run one certifier alone and say what it proves."""
     if vnnlib is not None:
-        _decide(model, vnnlib, timeout, n_steps)
+        _decide(model, vnnlib, timeout, n_steps, json)
         return
     if data is None or threat is None:
         raise CasemateError("give --data and --threat, or --vnnlib with an ONNX file")
@@ -115,11 +118,20 @@ def certify(
         console.print_table("certify", ("", "value"), ((key, str(value)) for key, value in result.items()))
 
 
-def _decide(model: str, vnnlib: Path, timeout: float, n_steps: int) -> None:
+def _decide(model: str, vnnlib: Path, timeout: float, n_steps: int, json: bool) -> None:
+    from casemate.cli import console
     from casemate.vnn.network import read_network
     from casemate.vnn.verify import printed, verify
     from casemate.vnn.vnnlib import read_property
 
     prop = read_property(vnnlib)
     network, shape = read_network(Path(model))
-    typer.echo(printed(verify(network, shape, prop, timeout, n_steps=n_steps)))
+    answer = verify(network, shape, prop, timeout, n_steps=n_steps)
+    if json:
+        console.print_json({"verdict": answer.verdict, "x": _numbers(answer.x), "y": _numbers(answer.y)})
+    else:
+        typer.echo(printed(answer))
+
+
+def _numbers(values: "Tensor | None") -> list[float] | None:
+    return None if values is None else values.double().tolist()

@@ -24,8 +24,8 @@ def read_network(path: Path) -> tuple[nn.Sequential, tuple[int, ...]]:
         raise CasemateError("reading ONNX files needs the extra: pip install 'casemate[onnx]'") from None
     try:
         graph = onnx.load(str(path)).graph
-    except OSError:
-        raise
+    except OSError as error:
+        raise CasemateError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:
         raise CasemateError(
             f"{path} cannot be read as ONNX: {next(iter(str(error).splitlines()), 'damaged')}"

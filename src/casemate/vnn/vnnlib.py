@@ -29,6 +29,8 @@ def read_property(path: Path) -> Property:
     """The property of a VNNLIB file; raises `CasemateError` for what is none or is not supported."""
     try:
         text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CasemateError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise CasemateError(f"{path} is not a VNNLIB file: it is no text") from None
     try:

@@ -9,8 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from casemate import rng
 
-_aten = torch.ops.aten
-
 
 class NotByImage(Exception):
     """A random operation whose result has not one row for each image, or that is not known here."""
