@@ -10,7 +10,8 @@ from training_toys import linear, quick, step_for
 from casemate import checkpoint, data, models
 from casemate.bounds import IBP, Intervals, Tracing, box_of, propagate
 from casemate.threat import Linf
-from casemate.training.interval import IntervalTraining, recording, tightness_and_balance, worst_case_loss
+from casemate.training.certified import recording, tightness_and_balance, worst_case_loss
+from casemate.training.interval import IntervalTraining
 from casemate.training.train import Settings, train
 
 

@@ -16,11 +16,14 @@ from casemate.threat import parse
 from casemate.training import schedule
 from casemate.training.adversarial import Adversarial
 from casemate.training.cascade import CascadeTraining
+from casemate.training.crown_ibp import CrownIBP
 from casemate.training.distilled import Distilled
 from casemate.training.fast import Fast
 from casemate.training.interval import IntervalTraining
+from casemate.training.mtl_ibp import MtlIBP
 from casemate.training.natural import Natural
 from casemate.training.objective import Ball, Objective
+from casemate.training.sabr import Sabr
 from casemate.training.schedule import Shape
 from casemate.training.trades import Trades
 
@@ -85,18 +88,57 @@ class TradesSettings(_Strict):
         return Trades(threat, **self.model_dump(exclude={"kind"}))
 
 
-class IntervalSettings(_Strict):
-    """Certified training by intervals."""
-
-    kind: Literal["interval"]
-    kappa: Share = 0.5
+class _CertifiedSettings(_Strict):
     warm_up: Share = 0.03
     ramp: Share = 0.17
     growth: Literal["linear", "smooth"] = "linear"
     regulariser: NotNegative = 0.0
+    l1: NotNegative = 0.0
+
+
+class IntervalSettings(_CertifiedSettings):
+    """Certified training by intervals."""
+
+    kind: Literal["interval"]
+    kappa: Share = 0.5
 
     def build(self, threat: Ball) -> Objective:
         return IntervalTraining(threat, **self.model_dump(exclude={"kind"}))
+
+
+class CrownIBPSettings(_CertifiedSettings):
+    """Certified training by linear bounds between intervals."""
+
+    kind: Literal["crown-ibp"]
+    kappa: Share = 0.0
+    beta: Share = 0.0
+
+    def build(self, threat: Ball) -> Objective:
+        return CrownIBP(threat, **self.model_dump(exclude={"kind"}))
+
+
+class SabrSettings(_CertifiedSettings):
+    """Certified training by small boxes around adversarial images; `step_size` is in units of eps."""
+
+    kind: Literal["sabr"]
+    box: Share = 0.4
+    n_steps: PositiveInt = 8
+    step_size: Positive = 0.5
+
+    def build(self, threat: Ball) -> Objective:
+        return Sabr(threat, **self.model_dump(exclude={"kind"}))
+
+
+class MtlIBPSettings(_CertifiedSettings):
+    """Certified and adversarial training, weighted by `alpha` and the rest; `step_size` is in units of eps."""
+
+    kind: Literal["mtl-ibp"]
+    alpha: Share = 0.5
+    n_steps: PositiveInt = 1
+    step_size: Positive = 2.0
+
+    def build(self, threat: Ball) -> Objective:
+        return MtlIBP(threat, **self.model_dump(exclude={"kind"}))
 
 
 class DistilledSettings(_Strict):
@@ -193,6 +235,9 @@ class Recipe(_Strict):
         | FastSettings
         | TradesSettings
         | IntervalSettings
+        | CrownIBPSettings
+        | SabrSettings
+        | MtlIBPSettings
         | DistilledSettings
         | CascadeSettings,
         Field(discriminator="kind"),

@@ -1,0 +1,167 @@
+"""What objectives of certified training share: schedules, the graph with the statistics of a batch, regularisers.
+
+The schedule and the regularisers are those of Shi et al. 2021, "Fast certified robust training with short warmup"
+(arXiv:2103.17268), and Gowal et al. 2018 (arXiv:1810.12715), whose objective `interval` is.
+"""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from casemate import rng
+from casemate.attacks import maximise
+from casemate.bounds import Interval, Intervals, Tracing
+from casemate.bounds.graph import Graph
+from casemate.bounds.operations import LeakyReLU
+from casemate.losses import Labels, cross_entropy
+from casemate.threat import Images
+from casemate.training.objective import Ball, Step
+
+Statistics = dict[nn.Module, tuple[Tensor, Tensor]]
+# Without rounding: a training minimises bounds, and proves nothing by them.
+DOMAIN = Intervals()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss, and the intervals of the nodes of `graph` that it was made from."""
+
+    value: Tensor
+    graph: Graph
+    intervals: Sequence[Interval]
+
+
+@dataclass(frozen=True)
+class Certified:
+    """An objective that bounds the network over a ball, which grows from nothing.
+
+    For the first `warm_up` share of training the loss is the clean one; over the next `ramp` share eps grows from 0 to
+    its own value. `growth` is "linear" (Gowal et al.) or "smooth": as the fourth power of time for the first quarter
+    of the ramp, then straight (Shi et al.; Xu et al. 2020). `regulariser` is the weight at first of what keeps
+    intervals tight and ReLUs balanced while eps grows (Shi et al., section 4.3), `l1` that of the sum of the
+    magnitudes of all weights and biases.
+
+    Batch normalisation uses the statistics of the batch that the model was called on for the bounds too, with their
+    gradients.
+    """
+
+    threat: Ball
+    warm_up: float = 0.03
+    ramp: float = 0.17
+    growth: Literal["linear", "smooth"] = "linear"
+    regulariser: float = 0.0
+    l1: float = 0.0
+    _tracings: "weakref.WeakKeyDictionary[nn.Module, Tracing]" = field(
+        default_factory=weakref.WeakKeyDictionary, repr=False, compare=False
+    )
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels, *, step: Step) -> Tensor:
+        grown = self.share(step.progress)
+        if grown == 0:
+            return F.cross_entropy(model(x), y)
+        found = self.bounded(model, x, y, replace(self.threat, eps=self.threat.eps * grown), grown, step)
+        loss = found.value
+        if self.regulariser and grown < 1:
+            loss = loss + self.regulariser * (1 - grown) * tightness_and_balance(found.graph, found.intervals)
+        if self.l1:
+            loss = loss + self.l1 * sum(parameter.abs().sum() for parameter in step.engine.model.parameters())
+        return loss
+
+    def bounded(self, model: nn.Module, x: Images, y: Labels, threat: Ball, grown: float, step: Step) -> Loss:
+        """The loss where eps has grown to that of `threat`, the share `grown` of its own value."""
+        raise NotImplementedError
+
+    def share(self, progress: float) -> float:
+        """How much of eps is asked for at `progress` of training, both in [0, 1]."""
+        t = 1.0 if self.ramp == 0 else min(max((progress - self.warm_up) / self.ramp, 0.0), 1.0)
+        if progress < self.warm_up:
+            return 0.0
+        if self.growth == "linear":
+            return t
+        # a t^4 up to t = 1/4, then the tangent there, which reaches 1 at t = 1 (Xu et al. 2020, appendix).
+        middle = 0.25
+        a = 1 / ((1 - middle) * 4 * middle**3 + middle**4)
+        return a * t**4 if t < middle else a * (middle**4 + 4 * middle**3 * (t - middle))
+
+    def called(self, model: nn.Module, x: Images, step: Step) -> tuple[Tensor, Graph]:
+        """The logits of a batch, and the graph of the network with the statistics of that batch."""
+        raw = step.engine.model
+        with recording(raw) as statistics:
+            logits = model(x)
+        if raw not in self._tracings:
+            self._tracings[raw] = Tracing(raw, x)
+        return logits, self._tracings[raw].graph(statistics)
+
+
+def attacked(step: Step, x: Images, y: Labels, threat: Ball, *, n_steps: int, step_size: float) -> Images:
+    """The last iterate of PGD from a random start, by the weights of this step; `step_size` in units of eps."""
+    return maximise(
+        step.frozen(),
+        x,
+        y,
+        threat,
+        keys=step.keys,
+        start=threat.sample(x, rng.fold(step.keys, "start")),
+        n_steps=n_steps,
+        step_size=step_size * threat.eps,
+        loss=cross_entropy,
+    )
+
+
+def worst_case_loss(margins: Tensor) -> Tensor:
+    """The cross-entropy of the worst-case logits: 0 for the label, and minus the least margin for each rival."""
+    worst = F.pad(-margins, (1, 0))
+    return F.cross_entropy(worst, torch.zeros(len(worst), dtype=torch.int64, device=worst.device))
+
+
+def tightness_and_balance(graph: Graph, values: Sequence[Interval], tolerance: float = 0.5) -> Tensor:
+    """The regularisers of Shi et al. 2021 (equations 9 and 10), summed, each a mean over the layers of ReLUs.
+
+    Tightness asks that the mean radius before a ReLU is not more than 1 / `tolerance` of the image's. Balance asks the
+    same of the sums of the centres of the intervals that are all positive and of those that are all negative, and of
+    their variances, both ways round.
+    """
+    before = [values[node.inputs[0]] for node in graph.nodes if isinstance(node.operation, LeakyReLU)]
+    tight = [F.relu(tolerance - values[0].radius.mean() / value.radius.mean().clamp(min=1e-12)) for value in before]
+    balance = [_imbalance(value, tolerance) for value in before]
+    return (torch.stack(tight).mean() + torch.stack(balance).mean()) / tolerance
+
+
+def _imbalance(value: Interval, tolerance: float) -> Tensor:
+    active, inactive = (value.lower > 0).to(value.centre), (value.upper < 0).to(value.centre)
+    centre = value.centre
+    mean = centre.mean(dim=0)
+    spread = (centre - mean).square()
+    total = centre.new_zeros(())
+    for quantity in (centre.abs(), spread):
+        positive, negative = (active * quantity).sum(), (inactive * quantity).sum()
+        # Where one of them is empty there is nothing to balance; asked of tensors, so that no device is waited for.
+        both = (positive > 0) & (negative > 0)
+        positive, negative = (torch.where(both, side, 1) for side in (positive, negative))
+        ratio = torch.minimum(positive / negative, negative / positive)
+        total = total + torch.where(both, F.relu(tolerance - ratio), 0)
+    return total
+
+
+@contextmanager
+def recording(model: nn.Module) -> Iterator[Statistics]:
+    """The mean and variance of the batch at every layer of batch normalisation that trains, while open."""
+    found: Statistics = {}
+
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        axes = (0, *range(2, inputs[0].ndim))
+        found[module] = (inputs[0].mean(dim=axes), inputs[0].var(dim=axes, unbiased=False))
+
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms if norm.training]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
