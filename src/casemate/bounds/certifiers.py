@@ -196,4 +196,4 @@ def _probe(x: Images) -> Images:
 
 def _float32_below(values: Tensor) -> Tensor:
     rounded = values.float()
-    return torch.where(rounded.double() > values, rounded.nextafter(torch.tensor(-torch.inf)), rounded)
+    return torch.where(rounded.double() > values, rounded.nextafter(torch.full_like(rounded, -torch.inf)), rounded)

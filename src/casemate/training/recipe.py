@@ -121,7 +121,7 @@ class SabrSettings(_CertifiedSettings):
     """Certified training by small boxes around adversarial images; `step_size` is in units of eps."""
 
     kind: Literal["sabr"]
-    box: Share = 0.4
+    box: Annotated[float, Field(gt=0, le=1)] = 0.4
     n_steps: PositiveInt = 8
     step_size: Positive = 0.5
 

@@ -16,7 +16,7 @@ class Sabr(Certified):
     """The worst case by intervals over a box of radius `box` eps inside the ball, where PGD finds the loss high.
 
     PGD has (1 - `box`) eps to go, so that the box around its last iterate is inside the ball (section 3). At 1 it is
-    interval training with kappa 0; at 0, adversarial training. Its loss is not a bound over the whole ball.
+    interval training with kappa 0; towards 0, adversarial training. Its loss is not a bound over the whole ball.
     """
 
     box: float = 0.4
@@ -24,10 +24,9 @@ class Sabr(Certified):
     step_size: float = 0.5
 
     def bounded(self, model: nn.Module, x: Images, y: Labels, threat: Ball, grown: float, step: Step) -> Loss:
-        small = replace(threat, eps=threat.eps * self.box)
-        rest = replace(threat, eps=threat.eps - small.eps)
-        centre = x
-        if rest.eps > 0:
+        small, centre = replace(threat, eps=threat.eps * self.box), x
+        if self.box < 1:
+            rest = replace(threat, eps=threat.eps * (1 - self.box))
             centre = attacked(step, x, y, rest, n_steps=self.n_steps, step_size=self.step_size)
         _, graph = self.called(model, x, step)
         values = propagate(graph, DOMAIN, box_of(small, centre, DOMAIN))

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from casemate.papers.gowal2018 import mnist
+from casemate.papers.gowal2018 import cifar10, mnist, training_eps
 from casemate.papers.item import Paper
 
 GOWAL2018 = Paper(
     name="gowal2018",
     title="Gowal et al.: On the effectiveness of interval bound propagation for training verifiably robust models",
     recipes=Path(__file__).parent / "recipes",
-    items=(mnist.ITEM,),
+    items=(mnist.ITEM, cifar10.ITEM, training_eps.ITEM),
 )
