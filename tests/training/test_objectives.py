@@ -203,11 +203,11 @@ def test_an_objective_calls_the_model_once_in_training_mode_and_leaves_nothing_b
 def test_the_attack_uses_the_weights_of_this_step(objective: Callable[[], Objective], x: Tensor, y: Tensor) -> None:
     model = linear(torch.ones(D)).train()
     images, engine, keys = seen(model), Engine(model), image_keys(0, torch.arange(16))
-    objective()(model, x, y, step=Step(0, 0.5, keys, engine))
+    objective()(model, x, y, step=Step(0, 0.5, 1.0, keys, engine))
     with torch.no_grad():
         model[1].weight.copy_(torch.randn(2, D))
-    objective()(model, x, y, step=Step(0, 0.5, keys, engine))
-    objective()(model, x, y, step=Step(0, 0.5, keys, Engine(model)))
+    objective()(model, x, y, step=Step(0, 0.5, 1.0, keys, engine))
+    objective()(model, x, y, step=Step(0, 0.5, 1.0, keys, Engine(model)))
     stale, refreshed, new = images
     assert torch.equal(refreshed, new)
     assert not torch.equal(refreshed, stale)

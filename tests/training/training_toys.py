@@ -45,8 +45,8 @@ def linear(weights: Tensor) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), layer)
 
 
-def step_for(model: nn.Module, n: int, *, progress: float = 0.5, number: int = 7) -> Step:
-    return Step(number, progress, image_keys(number, torch.arange(n)), Engine(model))
+def step_for(model: nn.Module, n: int, *, progress: float = 0.5, number: int = 7, epoch: float = 0.0) -> Step:
+    return Step(number, progress, epoch, image_keys(number, torch.arange(n)), Engine(model))
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,13 @@ from torch import nn
 
 from casemate.errors import CasemateError
 from casemate.models.defended import defended_cnn as defended_cnn
+from casemate.models.diffai import diffai_conv_big as diffai_conv_big
+from casemate.models.diffai import diffai_conv_med as diffai_conv_med
+from casemate.models.diffai import diffai_conv_skip as diffai_conv_skip
+from casemate.models.diffai import diffai_conv_small as diffai_conv_small
+from casemate.models.diffai import diffai_conv_super as diffai_conv_super
+from casemate.models.diffai import diffai_ffnn as diffai_ffnn
+from casemate.models.diffai import diffai_resnet_tiny as diffai_resnet_tiny
 from casemate.models.gowal import gowal_large as gowal_large
 from casemate.models.gowal import gowal_medium as gowal_medium
 from casemate.models.gowal import gowal_small as gowal_small
@@ -34,6 +41,13 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "gowal-small": gowal_small,
     "gowal-medium": gowal_medium,
     "gowal-large": gowal_large,
+    "diffai-ffnn": diffai_ffnn,
+    "diffai-conv-small": diffai_conv_small,
+    "diffai-conv-med": diffai_conv_med,
+    "diffai-conv-big": diffai_conv_big,
+    "diffai-conv-super": diffai_conv_super,
+    "diffai-conv-skip": diffai_conv_skip,
+    "diffai-resnet-tiny": diffai_resnet_tiny,
     "fast-at": fast_at,
     "small-cnn": small_cnn,
     "thresholded": thresholded,

@@ -38,7 +38,25 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Certified:
+class Traced:
+    """What objectives over bounds remember of a network: its graph, traced once."""
+
+    _tracings: "weakref.WeakKeyDictionary[nn.Module, Tracing]" = field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def called(self, model: nn.Module, x: Images, step: Step) -> tuple[Tensor, Graph]:
+        """The logits of a batch, and the graph of the network with the statistics of that batch."""
+        raw = step.engine.model
+        with recording(raw) as statistics:
+            logits = model(x)
+        if raw not in self._tracings:
+            self._tracings[raw] = Tracing(raw, x)
+        return logits, self._tracings[raw].graph(statistics)
+
+
+@dataclass(frozen=True)
+class Certified(Traced):
     """An objective that bounds the network over a ball, which grows from nothing.
 
     For the first `warm_up` share of training the loss is the clean one; over the next `ramp` share eps grows from 0 to
@@ -57,9 +75,6 @@ class Certified:
     growth: Literal["linear", "smooth"] = "linear"
     regulariser: float = 0.0
     l1: float = 0.0
-    _tracings: "weakref.WeakKeyDictionary[nn.Module, Tracing]" = field(
-        default_factory=weakref.WeakKeyDictionary, repr=False, compare=False
-    )
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, *, step: Step) -> Tensor:
         grown = self.share(step.progress)
@@ -88,15 +103,6 @@ class Certified:
         middle = 0.25
         a = 1 / ((1 - middle) * 4 * middle**3 + middle**4)
         return a * t**4 if t < middle else a * (middle**4 + 4 * middle**3 * (t - middle))
-
-    def called(self, model: nn.Module, x: Images, step: Step) -> tuple[Tensor, Graph]:
-        """The logits of a batch, and the graph of the network with the statistics of that batch."""
-        raw = step.engine.model
-        with recording(raw) as statistics:
-            logits = model(x)
-        if raw not in self._tracings:
-            self._tracings[raw] = Tracing(raw, x)
-        return logits, self._tracings[raw].graph(statistics)
 
 
 def attacked(step: Step, x: Images, y: Labels, threat: Ball, *, n_steps: int, step_size: float) -> Images:

@@ -15,12 +15,14 @@ from casemate.threat import L1, L2, Images, Linf
 class Step:
     """Where training stands: what an objective may depend on besides the batch.
 
-    `number` counts optimiser steps from 0, `progress` is the share of all steps done, in [0, 1); `keys` [N] seed the
-    randomness of each image in this step; `engine` gives input gradients of the model that is being trained.
+    `number` counts optimiser steps from 0, `progress` is the share of all steps done, in [0, 1), and `epoch` the number
+    of epochs, in fractions. `keys` [N] seed the randomness of each image in this step; `engine` gives input gradients
+    of the model that is being trained.
     """
 
     number: int
     progress: float
+    epoch: float
     keys: rng.Keys
     engine: Engine
 

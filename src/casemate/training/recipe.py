@@ -17,6 +17,7 @@ from casemate.training import schedule
 from casemate.training.adversarial import Adversarial
 from casemate.training.cascade import CascadeTraining
 from casemate.training.crown_ibp import CrownIBP
+from casemate.training.diffai import DiffAI, read_goal
 from casemate.training.distilled import Distilled
 from casemate.training.fast import Fast
 from casemate.training.interval import IntervalTraining
@@ -141,6 +142,22 @@ class MtlIBPSettings(_CertifiedSettings):
         return MtlIBP(threat, **self.model_dump(exclude={"kind"}))
 
 
+class DiffAISettings(_Strict):
+    """A goal in the language of DiffAI, in which `eps` is that of the recipe and time is counted in epochs."""
+
+    kind: Literal["diffai"]
+    goal: str
+
+    @pydantic.field_validator("goal")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        read_goal(value, eps=1.0)
+        return value
+
+    def build(self, threat: Ball) -> Objective:
+        return DiffAI(threat, read_goal(self.goal, threat.eps))
+
+
 class DistilledSettings(_Strict):
     """Defensive distillation; without the checkpoint folder of an `earlier` network, the training of the teacher."""
 
@@ -238,6 +255,7 @@ class Recipe(_Strict):
         | CrownIBPSettings
         | SabrSettings
         | MtlIBPSettings
+        | DiffAISettings
         | DistilledSettings
         | CascadeSettings,
         Field(discriminator="kind"),

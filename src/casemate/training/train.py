@@ -183,7 +183,7 @@ class _Run:
         batch, progress = self.batches(number), number / self.batches.total
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.optimiser.rate(progress)
-        step = Step(number, progress, batch.keys, engine)
+        step = Step(number, progress, number / self.batches.per_epoch, batch.keys, engine)
         loss: Tensor = self.objective(self.model, batch.x, batch.y, step=step)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)

@@ -125,7 +125,7 @@ def figure(table: pl.DataFrame, run: Run, opened: dict[str, Network]) -> Figure:
         onto,
         width=7.5,
         height=7,
-        title="Defences on CIFAR-10 at linf 8/255: claimed, attacked blindly, and attacked as they are",
+        title="Defences on CIFAR-10 at linf 8/255: claimed, ignored, and seen through",
         footer=figures.footer(run, counts, opened.values()),
     )
 

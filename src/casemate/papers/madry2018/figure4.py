@@ -142,7 +142,9 @@ def final_loss(network: Network, engine: Engine, training: Dataset, n: int, seed
         x, y = training.images[part].to(device), training.labels[part].to(device)
         keys = rng.fold(rng.image_keys(seed, part), "final loss").to(device)
         with torch.no_grad(), full_float32(device):
-            loss = objective(network.model, x, y, step=Step(number=0, progress=1.0, keys=keys, engine=engine))
+            loss = objective(
+                network.model, x, y, step=Step(number=0, progress=1.0, epoch=0.0, keys=keys, engine=engine)
+            )
         return len(part) * loss.item()
 
     chosen = index[:n]
