@@ -11,7 +11,8 @@ from casemate import data, models
 from casemate.attacks import PGD, evaluate
 from casemate.bounds import IBP
 from casemate.gradients import Engine
-from casemate.papers.gowal2018 import bracket, cifar10, mnist, training_eps
+from casemate.papers import bracket
+from casemate.papers.gowal2018 import cifar10, mnist, training_eps
 from casemate.papers.gowal2018.items import GOWAL2018
 from casemate.papers.item import Outcome, Run
 from casemate.papers.networks import Networks

@@ -16,11 +16,12 @@ from casemate.papers.gowal2018.items import GOWAL2018
 from casemate.papers.item import Item, Paper, Progress, Run, Setting
 from casemate.papers.machine import machine, versions
 from casemate.papers.madry2018.items import MADRY2018
+from casemate.papers.mirman2018.items import MIRMAN2018
 from casemate.papers.networks import Networks
 from casemate.papers.write import write
 from casemate.training.log import Observer
 
-PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018, ATHALYE2018, GOWAL2018)}
+PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018, ATHALYE2018, GOWAL2018, MIRMAN2018)}
 
 
 def recipes() -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """Table 4, MNIST: what networks trained by intervals keep clean, under attack and for certain, at four radii."""
 
-from casemate.papers.gowal2018.bracket import ATTACKED, CERTIFIED, CLEAN, Bracket
+from casemate.papers.bracket import ATTACKED, CERTIFIED, CLEAN, Bracket
 from casemate.papers.item import Item
 
 # Of the authors' released networks (their readme): the certified ones by intervals alone, as ours. The attacked ones
@@ -12,7 +12,7 @@ PUBLISHED = {
     0.4: {CLEAN: 98.34, ATTACKED: 94.56, CERTIFIED: 84.99},
 }
 NETWORKS = {0.1: "mnist-near", 0.2: "mnist-far", 0.3: "mnist-far", 0.4: "mnist-far"}
-BRACKET = Bracket("mnist", "MNIST", NETWORKS, PUBLISHED, "not printed; 60,000 steps of 200 images")
+BRACKET = Bracket("mnist", "MNIST", NETWORKS, PUBLISHED, "not printed; 60,000 steps of 200 images", "PGD-20 by Adam")
 
 ITEM = Item(
     "mnist",

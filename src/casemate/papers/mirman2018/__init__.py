@@ -1,0 +1,1 @@
+"""Mirman et al. 2018: differentiable abstract interpretation."""
