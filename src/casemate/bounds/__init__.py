@@ -19,6 +19,7 @@ from casemate.bounds.interval import Interval as Interval
 from casemate.bounds.interval import Intervals as Intervals
 from casemate.bounds.linear import LinearBounds as LinearBounds
 from casemate.bounds.points import Points as Points
+from casemate.bounds.radius import Bisection as Bisection
 from casemate.bounds.rounding import Rounding as Rounding
 from casemate.bounds.rounding import rounding_in as rounding_in
 from casemate.bounds.specification import least_margins as least_margins

@@ -35,6 +35,9 @@ def certify(
         str, typer.Option(help="zonotope, hybrid: what becomes of a ReLU: least-area, box, diagonal, switch or smooth.")
     ] = "least-area",
     n_steps: Annotated[int, typer.Option(help="alpha-crown: steps of optimisation for each image.")] = 20,
+    radius: Annotated[
+        bool, typer.Option("--radius", help="Where that much is not proved, find how much is, to 1/256 of it.")
+    ] = False,
     split: Split = "test",
     limit: Limit = None,
     weights: Weights = None,
@@ -61,7 +64,7 @@ def certify(
     import torch
 
     from casemate import files, rng
-    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, BranchAndBound, ByZonotopes, Certifier
+    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, Bisection, BranchAndBound, ByZonotopes, Certifier
     from casemate.bounds.relaxation import check_slope
     from casemate.cli import console
 
@@ -85,6 +88,8 @@ def certify(
                 f"unknown certifier {certifier!r}: "
                 "choose ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope or hybrid"
             )
+    if radius:
+        chosen = Bisection(chosen)
     opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
     place = next(opened.model.parameters(), dataset.images).device
     parts = []
@@ -98,8 +103,11 @@ def certify(
     seconds = time.perf_counter() - start
     holds = torch.cat([part.holds for part in parts]).cpu()
     margin = torch.cat([part.margin for part in parts]).cpu()
+    radii = torch.cat([part.radius for part in parts]).cpu()
     if out is not None:
         columns = {"index": range(len(holds)), "certified": holds.tolist(), "margin": margin.tolist()}
+        if radius:
+            columns["radius"] = radii.tolist()
         files.write_bytes(out, pl.DataFrame(columns).write_csv().encode())
     result = {
         "model": model,
@@ -112,6 +120,8 @@ def certify(
         "certified": int(holds.sum()),
         "certified_accuracy": float(holds.double().mean()),
     }
+    if radius:
+        result |= {"median_radius": float(radii.median()), "mean_radius": float(radii.mean())}
     if json:
         console.print_json(result)
     else:
