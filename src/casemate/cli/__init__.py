@@ -12,6 +12,7 @@ from casemate.cli.certify import certify
 from casemate.cli.challenge import challenge
 from casemate.cli.check import check
 from casemate.cli.demo import demo
+from casemate.cli.export import export
 from casemate.cli.lists import data, models
 from casemate.cli.pages import compare, report
 from casemate.cli.reproduce import reproduce
@@ -25,7 +26,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, audit, attack, certify, check, challenge, reproduce, report, compare, data, models):
+COMMANDS = (demo, train, audit, attack, certify, export, check, challenge, reproduce, report, compare, data, models)
+for command in COMMANDS:
     app.command()(command)
 
 

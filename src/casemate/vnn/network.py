@@ -14,8 +14,8 @@ def read_network(path: Path) -> tuple[nn.Sequential, tuple[int, ...]]:
     """The network of an ONNX file, in eval mode, and the shape [channel, height, width] of its input.
 
     An input of fewer dimensions is given trailing ones, which the Flatten that has to come first then takes away. Known
-    operators: Flatten, Gemm, MatMul, Add and Sub of a constant vector, Relu and Conv. Raises `CasemateError` for a
-    file that cannot be read, for another operator and for a network that is no chain.
+    operators: Flatten, Gemm, MatMul, Add and Sub of a constant vector, Relu, Conv and BatchNormalization. Raises
+    `CasemateError` for a file that cannot be read, for another operator and for a network that is no chain.
     """
     try:
         import onnx
@@ -46,9 +46,17 @@ def read_network(path: Path) -> tuple[nn.Sequential, tuple[int, ...]]:
         if node.op_type == "Constant" and "value" in attributes:
             constants[node.output[0]] = torch.from_numpy(numpy_helper.to_array(attributes["value"]).copy())
             continue
+        if node.op_type == "Identity" and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+            continue
         if not node.input or node.input[0] != last or any(name not in constants for name in node.input[1:] if name):
             raise CasemateError(f"{path} is not a chain of layers at {node.name or node.op_type}")
-        layers.append(_layer(node.op_type, [constants[name] for name in node.input[1:] if name], attributes))
+        given = [constants[name] for name in node.input[1:] if name]
+        if node.op_type == "BatchNormalization" and len(given) == 4 and not attributes.get("training_mode", 0):
+            flat = any(isinstance(layer, nn.Flatten | nn.Linear) for layer in layers)
+            layers.append(_normalisation(given, attributes, flat))
+        else:
+            layers.append(_layer(node.op_type, given, attributes))
         last = node.output[0]
     if last != graph.output[0].name:
         raise CasemateError(f"{path} has an output that is not that of its last layer")
@@ -72,12 +80,24 @@ def _layer(kind: str, constants: list[Tensor], attributes: Mapping[str, Any]) ->
             return _linear(torch.eye(len(vector)), vector if kind == "Add" else -vector)
         case "Conv", 1 | 2:
             return _convolution(constants, attributes)
-    raise CasemateError(f"the ONNX operator {kind} is not known in this form: use Flatten, Gemm, MatMul, Relu or Conv")
+    raise CasemateError(
+        f"the ONNX operator {kind} is not known in this form: "
+        "use Flatten, Gemm, MatMul, Relu, Conv or BatchNormalization"
+    )
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.weight, layer.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias.expand(len(weight)).contiguous())
+    return layer
+
+
+def _normalisation(constants: list[Tensor], attributes: Mapping[str, Any], flat: bool) -> nn.Module:
+    scale, bias, mean, variance = constants
+    kind = nn.BatchNorm1d if flat else nn.BatchNorm2d
+    layer = kind(len(scale), eps=attributes.get("epsilon", 1e-5))
+    layer.weight, layer.bias = nn.Parameter(scale), nn.Parameter(bias)
+    layer.running_mean, layer.running_var = mean, variance
     return layer
 
 
