@@ -120,7 +120,7 @@ class Bracket:
             onto,
             width=7,
             height=4.5,
-            title=f"Certified training: what is kept clean, under attack and for certain, {self.title}",
+            title=f"{self.title}: clean, under attack and for certain",
             footer=figures.footer(run, f"n = first {n:,} test images, 95% intervals", opened.values()),
         )
 

@@ -17,6 +17,7 @@ from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certi
 from casemate.papers import figures
 from casemate.papers.evaluation import Accuracy, evaluation, percent
 from casemate.papers.item import Item, Outcome, Row, Run, Setting
+from casemate.papers.networks import Network
 from casemate.threat import Images, Linf
 
 EPS = 0.1
@@ -69,7 +70,7 @@ def make(run: Run) -> Outcome:
         )
         for row in table.iter_rows(named=True)
     )
-    return Outcome({"domains": figure(table, run)}, {"domains": table}, shown, (network,))
+    return Outcome({"domains": figure(table, run, network)}, {"domains": table}, shown, (network,))
 
 
 def costs(certifier: Certifier, model: nn.Module, x: Images, y: torch.Tensor, n_threads: int) -> Cost:
@@ -112,26 +113,29 @@ def _status(entry: str) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def figure(table: pl.DataFrame, run: Run) -> Figure:
-    """What is proved against the time of an image, in a logarithmic scale."""
+def figure(table: pl.DataFrame, run: Run, network: Network) -> Figure:
+    """What is proved, how far, how fast and in how much memory: a row for each domain."""
+    panels = (
+        ("certified, %", (100 * table["accuracy"]).to_numpy(), "linear"),
+        ("median margin", table["margin"].to_numpy(), "linear"),
+        ("ms an image", (1000 * table["seconds"] / table["n"]).to_numpy(), "log"),
+        ("MiB", table["mebibytes"].to_numpy(), "linear"),
+    )
 
     def onto(figure: Figure) -> None:
-        axes = figure.subplots()
-        milliseconds = (1000 * table["seconds"] / table["n"]).to_numpy()
-        share = (100 * table["accuracy"]).to_numpy()
-        axes.scatter(milliseconds, share, s=12 + 0.2 * table["mebibytes"].fill_nan(0).to_numpy(), color=figures.BLUE)
-        for name, x, y in zip(table["domain"], milliseconds, share, strict=True):
-            axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 3), fontsize=7)
-        axes.set_xscale("log")
-        axes.set_xlabel("milliseconds an image")
-        axes.set_ylabel("certified, %")
+        every = figure.subplots(1, len(panels), sharey=True)
+        for axes, (label, values, scale) in zip(every, panels, strict=True):
+            axes.barh(table["domain"].to_list(), values, color=figures.BLUE)
+            axes.set_xscale(scale)
+            axes.set_xlabel(label)
+        every[0].invert_yaxis()
 
     return figures.draw(
         onto,
-        width=8,
+        width=9,
         height=4.5,
-        title=f"Domains on one network: what is certified at linf {EPS:g}, and how long it takes",
-        footer=figures.footer(run, f"n = first {table['n'][0]:,} test images; areas by the memory taken", ()),
+        title=f"Domains on one network at linf {EPS:g}",
+        footer=figures.footer(run, f"n = first {table['n'][0]:,} test images", (network,)),
     )
 
 
