@@ -72,7 +72,7 @@ class IBP(_ByBounds):
     at_once: ClassVar[int] = 128
 
     def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
-        values = propagate(subject.graph, subject.domain, box_of(reach, x, subject.domain))
+        values = propagate(subject.graph, subject.domain, box_of(reach, x, subject.domain), forget=True)
         return least_margins(subject.graph, subject.rounding, values, y)
 
 
@@ -97,7 +97,7 @@ class ByZonotopes(_ByBounds):
 
     def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         domain = Zonotopes(subject.rounding, transformer(self.relu), self.hybrid)
-        values = propagate(subject.graph, domain, domain.of(box_of(reach, x, subject.domain)))
+        values = propagate(subject.graph, domain, domain.of(box_of(reach, x, subject.domain)), forget=True)
         return least_margins(subject.graph, subject.rounding, values, y)
 
 

@@ -36,9 +36,19 @@ def rule_for(rules: Mapping[type[Operation], Rule], node: Node, domain: str) -> 
     raise CasemateError(f"the layer {node.name} ({what}) has no rule in the domain {domain!r}")
 
 
-def propagate(graph: Graph, domain: Domain[Value], image: Value) -> list[Value]:
-    """The value of every node, of which that of the image is given."""
+def propagate(graph: Graph, domain: Domain[Value], image: Value, *, forget: bool = False) -> list[Value]:
+    """The value of every node, of which that of the image is given.
+
+    With `forget` only those of the last node and of what it reads are kept, and their memory is used again; the image
+    stands in the place of the others.
+    """
     values: list[Value] = [image]
-    for node in graph.nodes[1:]:
+    last_reader = {source: place for place, node in enumerate(graph.nodes) for source in node.inputs}
+    end = len(graph.nodes) - 1
+    for place, node in enumerate(graph.nodes[1:], 1):
         values.append(domain.apply(node, *(values[source] for source in node.inputs)))
+        if forget and place < end:
+            for source in node.inputs:
+                if last_reader[source] == place:
+                    values[source] = image
     return values

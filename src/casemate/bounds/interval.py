@@ -49,20 +49,18 @@ class Intervals(Domain[Interval]):
 
     def between(self, lower: Values, upper: Values) -> Interval:
         """The interval that contains both ends as they are computed."""
-        centre, radius = (upper + lower) / 2, (upper - lower) / 2
+        centre, radius = (upper + lower).mul_(0.5), (upper - lower).mul_(0.5)
         if self.rounding is not None:
             radius = radius + self.rounding.bounding * 4 * (centre.abs() + radius)
         return Interval(centre, radius)
 
     def affine(self, operation: Affine, x: Interval) -> Interval:
         """W c + b and |W| r, the latter with what the magnitudes can lose to rounding."""
-        radius, offset, gamma = x.radius, operation.offset, 0.0
+        radius, gamma = x.radius, 0.0
         if self.rounding is not None:
             gamma = self.rounding.gamma(operation.terms)
             radius = radius + gamma * x.size
-        centre, radius = operation.linear(x.centre), operation.absolute(radius)
-        if offset is not None:
-            centre = centre + offset
+        centre, radius = operation.shifted(x.centre), operation.absolute(radius)
         if self.rounding is not None:
             radius = radius + self.rounding.tiny(operation.terms)
             if operation.magnitude is not None:

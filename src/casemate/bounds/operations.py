@@ -29,6 +29,11 @@ class Affine(Operation):
         """A x."""
         raise NotImplementedError
 
+    def shifted(self, x: Values) -> Values:
+        """A x + b."""
+        result = self.linear(x)
+        return result if self.offset is None else result + self.offset
+
     def absolute(self, x: Values) -> Values:
         """|A| x."""
         raise NotImplementedError
@@ -62,6 +67,9 @@ class Linear(Affine):
     def linear(self, x: Values) -> Values:
         return x @ self.weight.T
 
+    def shifted(self, x: Values) -> Values:
+        return F.linear(x, self.weight, self.bias)
+
     def absolute(self, x: Values) -> Values:
         return x @ self.weight.abs().T
 
@@ -92,6 +100,9 @@ class Conv2d(Affine):
     def linear(self, x: Values) -> Values:
         return self._convolved(x, self.weight)
 
+    def shifted(self, x: Values) -> Values:
+        return self._convolved(x, self.weight, self.bias)
+
     def absolute(self, x: Values) -> Values:
         return self._convolved(x, self.weight.abs())
 
@@ -110,8 +121,8 @@ class Conv2d(Affine):
     def offset(self) -> Tensor | None:
         return None if self.bias is None else self.bias.view(-1, 1, 1)
 
-    def _convolved(self, x: Values, weight: Tensor) -> Values:
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+    def _convolved(self, x: Values, weight: Tensor, bias: Tensor | None = None) -> Values:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 @dataclass(frozen=True, eq=False)

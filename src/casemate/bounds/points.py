@@ -16,8 +16,7 @@ class Points(Domain[Values]):
         return RULES
 
     def affine(self, operation: Affine, x: Values) -> Values:
-        result = operation.linear(x)
-        return result if operation.offset is None else result + operation.offset
+        return operation.shifted(x)
 
     def monotone(self, operation: Monotone, x: Values) -> Values:
         return operation.function(x)

@@ -75,14 +75,12 @@ class Zonotopes(Domain[Zonotope]):
         return Zonotope(box.centre, torch.zeros_like(box.centre), {"image": errors} if n else {})
 
     def affine(self, operation: Affine, x: Zonotope) -> Zonotope:
-        box, offset, gamma = x.box, operation.offset, 0.0
+        box, gamma = x.box, 0.0
         if self.rounding is not None:
             # What columns lose is part of what their magnitudes do, and goes to the error of each entry's own.
             gamma = self._gamma(operation.terms, x)
             box = box + gamma * x.size
-        centre, box = operation.linear(x.centre), operation.absolute(box)
-        if offset is not None:
-            centre = centre + offset
+        centre, box = operation.shifted(x.centre), operation.absolute(box)
         if self.rounding is not None:
             box = box + self.rounding.tiny(operation.terms)
             if operation.magnitude is not None:

@@ -77,10 +77,10 @@ def costs(certifier: Certifier, model: nn.Module, x: Images, y: torch.Tensor, n_
     """What certifying takes in this process, after a first image that pays for what is set up once."""
     torch.set_num_threads(n_threads)
     IBP().certify(model, x[:1], y[:1], Linf(EPS))
-    before, start = _forget_peak(), time.perf_counter()
+    before, start = forget_peak(), time.perf_counter()
     found = certifier.certify(model, x, y, Linf(EPS))
     seconds = time.perf_counter() - start
-    return Cost(found.margin.tolist(), seconds, _status("VmHWM") - before)
+    return Cost(found.margin.tolist(), seconds, resident_peak() - before)
 
 
 def row_of(name: str, cost: Cost) -> dict[str, Any]:
@@ -95,13 +95,18 @@ def row_of(name: str, cost: Cost) -> dict[str, Any]:
     }
 
 
-def _forget_peak() -> float:
+def forget_peak() -> float:
     """The MiB that are resident now, which the peak is counted from again; nothing is known outside of Linux."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return float("nan")
     return _status("VmRSS")
+
+
+def resident_peak() -> float:
+    """The most MiB that were resident since `forget_peak`."""
+    return _status("VmHWM")
 
 
 def _status(entry: str) -> float:
