@@ -20,6 +20,13 @@ INPUTS: dict[str, tuple[int, int, int]] = {
     "gowal-small": (1, 28, 28),
     "gowal-medium": (1, 28, 28),
     "gowal-large": (1, 28, 28),
+    "diffai-ffnn": (1, 28, 28),
+    "diffai-conv-small": (1, 28, 28),
+    "diffai-conv-med": (1, 28, 28),
+    "diffai-conv-big": (1, 28, 28),
+    "diffai-conv-super": (1, 28, 28),
+    "diffai-conv-skip": (1, 28, 28),
+    "diffai-resnet-tiny": (1, 28, 28),
     "fast-at": (1, 28, 28),
     "small-cnn": (1, 28, 28),
     "thresholded": (1, 28, 28),
@@ -31,11 +38,17 @@ def _n_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def narrow(name: str, width: int) -> dict[str, int]:
+    """Arguments for a small network of the architecture; some of DiffAI's have one size alone."""
+    if name == "madry-mnist":
+        return {"scale": width // 2}
+    return {"width": width} if name == "diffai-ffnn" or not name.startswith("diffai-") else {}
+
+
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_logits_and_finite_gradients_on_images(name: str) -> None:
     torch.manual_seed(0)
-    smaller = {"scale": 2} if name == "madry-mnist" else {"width": 4}
-    network = models.build(name, n_classes=7, **smaller)
+    network = models.build(name, n_classes=7, **narrow(name, 4))
     x = torch.rand(3, *INPUTS[name], requires_grad=True)
     logits = network(x)
     check_logits(logits, 3, what=name)
@@ -50,7 +63,7 @@ def test_logits_and_finite_gradients_on_images(name: str) -> None:
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_an_image_does_not_depend_on_its_batch_in_eval_mode(name: str) -> None:
     torch.manual_seed(0)
-    network = models.build(name, **({"scale": 1} if name == "madry-mnist" else {"width": 2})).eval()
+    network = models.build(name, **narrow(name, 2)).eval()
     x = torch.rand(4, *INPUTS[name])
     with torch.inference_mode():
         torch.testing.assert_close(network(x)[2:3], network(x[2:3]))
@@ -77,6 +90,13 @@ def test_describe_is_the_published_size_of_each_network() -> None:
         "gowal-small": 329_606,
         "gowal-medium": 893_418,
         "gowal-large": 13_257_290,
+        "diffai-ffnn": 119_910,
+        "diffai-conv-small": 89_606,
+        "diffai-conv-med": 166_406,
+        "diffai-conv-big": 1_974_762,
+        "diffai-conv-super": 10_985_962,
+        "diffai-conv-skip": 6_301_890,
+        "diffai-resnet-tiny": 3_224_790,
         "fast-at": 166_406,
         "small-cnn": 33_546,
         "thresholded": 166_406,

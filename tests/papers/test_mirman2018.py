@@ -33,7 +33,6 @@ def test_the_cost_of_a_domain_is_that_of_its_certificate(tmp_path: Path) -> None
     network = toy_networks(tmp_path).network("mnist-near")
     digits = data.load("digits-sample", "test", limit=20)
     x, y = digits.images, digits.labels
-    found = {}
     for name in ("intervals", "hSwitch", "CROWN"):
         certifier = domains.DOMAINS[name]
         cost = domains.costs(certifier, network.model, x, y, torch.get_num_threads())
@@ -44,9 +43,6 @@ def test_the_cost_of_a_domain_is_that_of_its_certificate(tmp_path: Path) -> None
         assert row["n"] == 20
         assert cost.seconds > 0
         assert cost.mebibytes >= 0 or math.isnan(cost.mebibytes)
-        found[name] = cost
-    if not math.isnan(found["hSwitch"].mebibytes):
-        assert found["hSwitch"].mebibytes > found["intervals"].mebibytes
 
 
 def test_the_item_has_a_row_for_each_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def _toys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "known"),
     [
-        (("madry2019",), "madry2018, athalye2018, gowal2018, toys2020"),
+        (("madry2019",), "madry2018, athalye2018, gowal2018, mirman2018, toys2020"),
         (("toys2020", "toy1", "--device", "tpu9"), "cpu, cuda or auto"),
     ],
 )
