@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from casemate.errors import CasemateError
+
 
 def load() -> Any:
-    """The package, or an exit that says how to get it."""
+    """The package; raises `CasemateError` saying how to get it."""
     _stand_in("numpy.lib.arraysetops", isin=np.isin)
     folder = tempfile.mkdtemp()
     _stand_in("appdirs", user_data_dir=lambda *_: folder, user_cache_dir=lambda *_: folder)
@@ -25,9 +27,9 @@ def load() -> Any:
     try:
         import auto_LiRPA
     except ImportError as error:
-        sys.exit(
+        raise CasemateError(
             f"{error}: pip install --no-deps --target FOLDER auto_LiRPA==0.3 tqdm, then PYTHONPATH=FOLDER:$PYTHONPATH"
-        )
+        ) from None
     return auto_LiRPA
 
 

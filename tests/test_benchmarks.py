@@ -21,7 +21,7 @@ from casemate.training.recipe import ModelSettings, Recipe
 from casemate.training.train import train
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("pgd_speed", "active_set", "training_speed", "speed_run", "autoattack")
+PROGRAMS = ("pgd_speed", "active_set", "training_speed", "speed_run", "autoattack", "bounds_speed")
 ART = ("art.defences.trainer", "adversarial-robustness-toolbox")
 
 
@@ -56,19 +56,20 @@ def test_each_program_explains_itself(program, monkeypatch, capsys):
         *((program, "torchattacks", "torchattacks") for program in PROGRAMS[:3]),
         ("speed_run", *ART),
         ("autoattack", "pyautoattack", "pyautoattack"),
+        ("bounds_speed", "auto_LiRPA", "auto_LiRPA"),
     ],
 )
 def test_a_missing_peer_is_one_sentence(program, module, package, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     threads = str(torch.get_num_threads())
-    options = ["--model", "nowhere"] if program == "autoattack" else []
+    options = {"autoattack": ["--model", "nowhere"], "bounds_speed": ["--networks", "nowhere"]}.get(program, [])
     monkeypatch.setattr(sys, "argv", [program, *options, "--threads", threads, "--output", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         _module(program).main()
     assert stopped.value.code == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert package in sentence
-    assert "make bench" in sentence
+    assert ("pip install" if program == "bounds_speed" else "make bench") in sentence
     assert not list(tmp_path.iterdir())
 
 
