@@ -9,7 +9,7 @@ from casemate.threat import Linf
 
 MNIST = {"ffnn": 119_910, "conv-small": 89_606, "conv-med": 166_406, "conv-big": 1_974_762}
 CIFAR10 = {"ffnn": 348_710, "conv-small": 125_318, "conv-med": 214_918, "conv-big": 2_466_858}
-NAMES = [*MNIST, "conv-super", "conv-skip", "resnet-tiny"]
+NAMES = [*MNIST, "conv-super", "conv-skip", "resnet-tiny", "skipnet18"]
 
 
 @pytest.mark.parametrize("name", MNIST)
@@ -23,7 +23,7 @@ def test_the_printed_numbers_of_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_bounds_hold_what_random_points_do(name: str, norm: bool) -> None:
     torch.manual_seed(0)
-    network = models.build(f"diffai-{name}", size=16, norm=norm).eval()
+    network = models.build(f"diffai-{name}", in_channels=1, size=16, norm=norm).eval()
     x = torch.rand(2, 1, 16, 16)
     threat = Linf(0.001)
     y = network(x).argmax(dim=1)

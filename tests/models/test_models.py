@@ -27,6 +27,7 @@ INPUTS: dict[str, tuple[int, int, int]] = {
     "diffai-conv-super": (1, 28, 28),
     "diffai-conv-skip": (1, 28, 28),
     "diffai-resnet-tiny": (1, 28, 28),
+    "diffai-skipnet18": (3, 32, 32),
     "fast-at": (1, 28, 28),
     "small-cnn": (1, 28, 28),
     "thresholded": (1, 28, 28),
@@ -42,7 +43,7 @@ def narrow(name: str, width: int) -> dict[str, int]:
     """Arguments for a small network of the architecture; some of DiffAI's have one size alone."""
     if name == "madry-mnist":
         return {"scale": width // 2}
-    return {"width": width} if name == "diffai-ffnn" or not name.startswith("diffai-") else {}
+    return {"width": width} if name in ("diffai-ffnn", "diffai-skipnet18") or not name.startswith("diffai-") else {}
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
@@ -97,6 +98,7 @@ def test_describe_is_the_published_size_of_each_network() -> None:
         "diffai-conv-super": 10_985_962,
         "diffai-conv-skip": 6_301_890,
         "diffai-resnet-tiny": 3_224_790,
+        "diffai-skipnet18": 11_694_474,
         "fast-at": 166_406,
         "small-cnn": 33_546,
         "thresholded": 166_406,

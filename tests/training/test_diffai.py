@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from training_toys import linear, quick, step_for
 
 from casemate import rng
+from casemate.bounds import Interval
 from casemate.errors import CasemateError
 from casemate.threat import Linf
 from casemate.training import recipe as recipes
 from casemate.training.diffai import DiffAI, read_goal
-from casemate.training.diffai.goals import InSamp, LinMix
+from casemate.training.diffai.batch import Batch
+from casemate.training.diffai.goals import MIFGSM, InSamp
+from casemate.training.diffai.mixtures import DList, LinMix
 from casemate.training.diffai.schedules import Constant, Lin, Until
 from casemate.training.interval import IntervalTraining
 from casemate.training.train import Settings, train
@@ -44,6 +47,9 @@ def test_a_published_formula_is_read() -> None:
     assert goal.b == InSamp(Lin(0, 1, 150, 50), Lin(0, 0.2, 150, 50))
     assert read_goal("Box(w=1.1*eps)", 0.1).w.at(3) == pytest.approx(0.11)  # type: ignore[attr-defined]
     assert read_goal("Box(w=8/255)", 0.1).w == Constant(8 / 255)  # type: ignore[attr-defined]
+    assert read_goal("DList((1, InSamp(0.5)), (0.2, MI_FGSM(k=3, mu=0.8)))", 0.1) == DList(
+        ((Constant(1), InSamp(Constant(0.5))), (Constant(0.2), MIFGSM(k=3, mu=0.8)))
+    )
     assert read_goal("Point", 0.1) == read_goal("Point()", 0.1)
     assert read_goal("Box(w=Until(10, 0.1, Lin(0.1, eps, 5)))", 0.3).w == Until(10, Constant(0.1), Lin(0.1, 0.3, 5))  # type: ignore[attr-defined]
 
@@ -63,6 +69,17 @@ def test_a_published_formula_is_read() -> None:
         ("AdvDom(Box())", "a must look for a point"),
         ("Box(*[1])", "one by one"),
         ("(" * 5000, "no expression"),
+        ("Until", "Until takes epoch, a, b"),
+        ("Box(w=1" + "0" * 400 + ")", "no finite number"),
+        ("Box(w=1e999)", "no finite number"),
+        ("Box(w=eps/0)", "no finite number"),
+        ("Box(w=Until)", "a number is expected"),
+        ("MI_FGSM(mu=-1)", "mu must not be below 0"),
+        ("Mix(Point, Box, 0, 0)", "one of the weights must be above 0"),
+        ("DList((0, Point))", "one of the weights must be above 0"),
+        ("DList()", "pairs of a weight and a goal"),
+        ("DList(a=(1, Point))", "pairs of a weight and a goal"),
+        ("DProb((1, Point), 2)", "a weight and a goal are expected"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(text: str, words: str) -> None:
@@ -91,6 +108,7 @@ def test_goals_that_are_exact_for_a_linear_model(x: Tensor, y: Tensor) -> None:
         "HSwitch()",
         "ZNIPS(w=eps)",
         "IFGSM(k=1)",
+        "MI_FGSM(k=3, mu=0.5)",
         "BiAdv(IFGSM(1))",
         "InSamp(1)",
         "PGD(20, r=9)",
@@ -100,6 +118,10 @@ def test_goals_that_are_exact_for_a_linear_model(x: Tensor, y: Tensor) -> None:
         torch.testing.assert_close(loss_of(goal, model, x, y), worst, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(loss_of("LinMix(Point, Box, 0.25)", model, x, y), 0.75 * clean + 0.25 * worst)
     torch.testing.assert_close(loss_of("Mix(Point, Box, 1, 3)", model, x, y), 0.25 * clean + 0.75 * worst)
+    torch.testing.assert_close(
+        loss_of("DList((1, Point), (3, Box), (-1, Box))", model, x, y), 0.25 * clean + 0.75 * worst
+    )
+    torch.testing.assert_close(loss_of("DProb((0, Point), (2, Box))", model, x, y), worst)
     torch.testing.assert_close(loss_of("Coin(Point, Box, 1)", model, x, y), worst)
     torch.testing.assert_close(loss_of("Coin(Point, Box, 0)", model, x, y), clean)
 
@@ -130,7 +152,16 @@ def test_a_domain_over_the_ball_is_above_the_loss_at_its_points(
 
 
 @pytest.mark.parametrize(
-    "goal", ["InSamp(0.4)", "AdvInclusion(0.4, PGD(3))", "AdvDom(IFGSM(3))", "BiAdv(PGD)", "NormalPoint(0.1)", "PGD"]
+    "goal",
+    [
+        "MI_FGSM(k=3, r=2)",
+        "InSamp(0.4)",
+        "AdvInclusion(0.4, PGD(3))",
+        "AdvDom(IFGSM(3))",
+        "BiAdv(PGD)",
+        "NormalPoint(0.1)",
+        "PGD",
+    ],
 )
 def test_what_is_inside_the_ball_loses_no_more_than_its_box(
     network: nn.Sequential, x: Tensor, y: Tensor, goal: str
@@ -161,3 +192,70 @@ def test_a_recipe_trains_by_a_goal(tmp_path: Path) -> None:
     card = train(recipe, tmp_path / "run", Settings(precision="float32"))
     assert card["metrics"]["clean"] > 0.3
     assert recipes.from_dict(card["recipe"], "card") == recipe
+
+
+def test_a_weight_that_is_0_for_a_time_is_refused_then(x: Tensor, y: Tensor) -> None:
+    model = linear(torch.randn(36))
+    with pytest.raises(CasemateError, match="above 0 at epoch 1"):
+        loss_of("DList((Lin(0, 1, 2, 1), Point))", model, x, y, epoch=1.0)
+    torch.testing.assert_close(
+        loss_of("DList((Lin(0, 1, 2, 1), Point))", model, x, y, epoch=2.0), F.cross_entropy(model(x), y)
+    )
+
+
+def test_goals_by_chance_are_taken_as_often_as_their_weights_say(x: Tensor, y: Tensor) -> None:
+    model = linear(torch.randn(36))
+    clean, worst = F.cross_entropy(model(x), y), worst_case(model, x, y, EPS, 1)
+
+    def share_of_worst(goal: str) -> float:
+        objective, taken = DiffAI(Linf(EPS), read_goal(goal, EPS)), 0
+        for number in range(400):
+            loss = objective(model, x, y, step=step_for(model, len(x), number=number))
+            taken += int(abs(loss - worst) < 1e-4)
+            assert min(abs(loss - worst), abs(loss - clean)) < 1e-4
+        return taken / 400
+
+    # Four standard deviations of 400 draws.
+    assert share_of_worst("DProb((1, Point), (3, Box))") == pytest.approx(0.75, abs=0.09)
+    assert share_of_worst("Coin(Point, Box, 0.3)") == pytest.approx(0.3, abs=0.09)
+    # A draw inside of another is one of its own: together they take the box a quarter of the time, not half.
+    assert share_of_worst("Coin(Point, Coin(Point, Box, 0.5), 0.5)") == pytest.approx(0.25, abs=0.09)
+
+
+def test_momentum_is_that_of_its_definition(x: Tensor, y: Tensor) -> None:
+    torch.manual_seed(3)
+    # Leaky: where a gradient is zero, attacks here go somewhere by chance.
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.LeakyReLU(0.1), nn.Linear(64, 2))
+    n_steps, mu = 4, 0.7
+    points, followed = x, torch.zeros_like(x)
+    for _ in range(n_steps):
+        points = points.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(network(points), y, reduction="sum"), points)
+        followed = mu * followed + gradient / gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+        moved = points + 2 * EPS / n_steps * followed.sign()
+        points = torch.minimum(torch.maximum(moved, x - EPS), x + EPS).clamp(0, 1).detach()
+    expected = F.cross_entropy(network(points), y)
+    torch.testing.assert_close(loss_of(f"MI_FGSM(k={n_steps}, r=2, mu={mu})", network, x, y), expected)
+    assert loss_of("MI_FGSM(k=4, mu=0)", network, x, y) == loss_of("IFGSM(k=4)", network, x, y)
+    # It matters here: without it the path is another one.
+    assert loss_of(f"MI_FGSM(k={n_steps}, r=2, mu={mu})", network, x, y) != loss_of("IFGSM(k=4, r=2)", network, x, y)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_boxes_of_inclusion_sampling_are_inside_the_ball(
+    x: Tensor, y: Tensor, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes: list[Interval] = []
+    over = Batch.over
+
+    def noted(batch: Batch, domain: Any, value: Any) -> Tensor:
+        boxes.append(value)
+        return over(batch, domain, value)
+
+    monkeypatch.setattr(Batch, "over", noted)
+    for goal in (f"InSamp({share})", f"AdvInclusion({share}, PGD(3))", "BiAdv(IFGSM(2))", "AdvDom(PGD)"):
+        loss_of(goal, linear(torch.randn(36)), x, y)
+    for box in boxes:
+        assert (box.lower >= (x - EPS).clamp(min=0) - 1e-6).all()
+        assert (box.upper <= (x + EPS).clamp(max=1) + 1e-6).all()
+    assert boxes[0].radius.max() == pytest.approx(share * EPS, abs=1e-6)

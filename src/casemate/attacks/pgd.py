@@ -94,18 +94,28 @@ def maximise(
     loss: Loss,
     target: Tensor | None = None,
     observe: Callable[[int, Values], None] | None = None,
+    momentum: float = 0.0,
 ) -> Images:
     """The inner maximisation of the saddle point (Madry et al. 2018, equation 2.1) as training uses it.
 
     `n_steps` steps from `start` for every image, broken or not; returns the last iterate, as the paper's training
-    does. `observe(step, values)` is told the loss [N] at each point before its step, and at the last point.
+    does. `observe(step, values)` is told the loss [N] at each point before its step, and at the last point. With
+    `momentum`, a step follows that share of what the last one followed plus the gradient over its l1 norm (MI-FGSM:
+    Dong et al. 2018, equation 6).
     """
     x_adv = start
+    followed: Tensor | None = None
     for step in range(n_steps):
         step_keys = rng.fold(keys, step)
         gradient, logits = engine.gradient(x_adv, y, loss, target=target, keys=step_keys)
         if observe is not None:
             observe(step, loss(logits, y, target))
+        if momentum:
+            size = gradient.flatten(1).abs().sum(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+            gradient = gradient / size.view(-1, *[1] * (gradient.ndim - 1))
+            if followed is not None:
+                gradient = gradient + momentum * followed
+            followed = gradient
         x_adv = _step(x_adv, gradient, x, threat, step_size, step_keys)
     if observe is not None:
         observe(n_steps, loss(engine.logits(x_adv, keys=keys), y, target))

@@ -20,6 +20,7 @@ from casemate.models.diffai import diffai_conv_small as diffai_conv_small
 from casemate.models.diffai import diffai_conv_super as diffai_conv_super
 from casemate.models.diffai import diffai_ffnn as diffai_ffnn
 from casemate.models.diffai import diffai_resnet_tiny as diffai_resnet_tiny
+from casemate.models.diffai import diffai_skipnet18 as diffai_skipnet18
 from casemate.models.gowal import gowal_large as gowal_large
 from casemate.models.gowal import gowal_medium as gowal_medium
 from casemate.models.gowal import gowal_small as gowal_small
@@ -48,6 +49,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "diffai-conv-super": diffai_conv_super,
     "diffai-conv-skip": diffai_conv_skip,
     "diffai-resnet-tiny": diffai_resnet_tiny,
+    "diffai-skipnet18": diffai_skipnet18,
     "fast-at": fast_at,
     "small-cnn": small_cnn,
     "thresholded": thresholded,

@@ -68,6 +68,26 @@ def diffai_resnet_tiny(n_classes: int = 10, in_channels: int = 1, size: int = 28
     return nn.Sequential(*stem, *blocks, nn.Flatten(), *_dense(32 * half**2, (500,), n_classes, norm))
 
 
+def diffai_skipnet18(
+    width: int = 64, n_classes: int = 10, in_channels: int = 3, size: int = 32, norm: bool = False
+) -> nn.Sequential:
+    """SkipNet18 of DiffAI (Mirman et al. 2019): ResNet-18 that only keeps the shortcuts which are convolutions.
+
+    Four groups of two blocks with 1, 2, 4 and 8 times `width` channels, then twice 512 hidden units. The mean over each
+    channel before these is that of other ResNet-18s for CIFAR-10; the paper does not print it.
+    """
+    at_least(1, width=width, in_channels=in_channels)
+    at_least(16, size=size)
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1, bias=not norm)]
+    layers += [*_norm(nn.BatchNorm2d(width), norm), nn.ReLU()]
+    n_in = width
+    for group, stride in enumerate((1, 2, 2, 2)):
+        n_out = width * 2**group
+        layers += [_Basic(n_in, n_out, stride, norm), _Basic(n_out, n_out, 1, norm)]
+        n_in = n_out
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_dense(n_in, (512, 512), n_classes, norm))
+
+
 def _convolutional(
     plan: Plan, padding: int, hidden: Sequence[int], n_classes: int, in_channels: int, size: int, norm: bool
 ) -> nn.Sequential:
@@ -136,3 +156,26 @@ class _Wide(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.shortcut(x) + self.residual(x)).relu()
+
+
+class _Basic(nn.Module):
+    """relu(conv(relu(conv))), plus a 1x1 convolution as a shortcut where the shape changes."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int, norm: bool) -> None:
+        super().__init__()
+        convolution = partial(nn.Conv2d, bias=not norm)
+        self.residual = nn.Sequential(
+            convolution(n_in, n_out, 3, stride, 1),
+            *_norm(nn.BatchNorm2d(n_out), norm),
+            nn.ReLU(),
+            convolution(n_out, n_out, 3, 1, 1),
+            *_norm(nn.BatchNorm2d(n_out), norm),
+        )
+        self.shortcut = None
+        if stride != 1 or n_in != n_out:
+            projection = convolution(n_in, n_out, 1, stride)
+            self.shortcut = nn.Sequential(projection, *_norm(nn.BatchNorm2d(n_out), norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.residual(x)
+        return (residual if self.shortcut is None else residual + self.shortcut(x)).relu()

@@ -21,7 +21,8 @@ from casemate.training.objective import Ball, Step
 class Batch:
     """`logits` are those of the images x themselves; `epoch` counts from 0, in fractions, and is what schedules see.
 
-    `threat` is that of the recipe: a width of None is its eps. `keys` differ for each goal of one formula.
+    `threat` is that of the recipe: a width of None is its eps. `keys` differ for each goal of one formula, whose place
+    in it is `path`.
     """
 
     graph: Graph
@@ -32,6 +33,7 @@ class Batch:
     step: Step
     epoch: float
     keys: rng.Keys
+    path: str = ""
 
     def ball(self, eps: float) -> Ball | None:
         """The threat model at another eps; None at 0, where it is the image alone."""
@@ -54,7 +56,9 @@ class Batch:
         ball = self.ball(eps)
         return DOMAIN.between(centre, centre) if ball is None else box_of(ball, centre, DOMAIN)
 
-    def attacked(self, eps: float, n_steps: int, step_size: float, *, random_start: bool) -> Images:
+    def attacked(
+        self, eps: float, n_steps: int, step_size: float, *, random_start: bool, momentum: float = 0.0
+    ) -> Images:
         """Sign gradients against the weights of this step, inside [0, 1]; `step_size` in units of images."""
         ball = self.ball(eps)
         if ball is None:
@@ -70,6 +74,7 @@ class Batch:
             n_steps=n_steps,
             step_size=step_size,
             loss=cross_entropy,
+            momentum=momentum,
         )
 
     def later(self, epochs: float) -> "Batch":
@@ -78,4 +83,4 @@ class Batch:
 
     def within(self, name: str) -> "Batch":
         """The same for a goal inside of another, with draws of its own."""
-        return replace(self, keys=rng.fold(self.keys, name))
+        return replace(self, keys=rng.fold(self.keys, name), path=f"{self.path}/{name}")

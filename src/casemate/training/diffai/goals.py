@@ -16,7 +16,7 @@ from casemate.bounds.relus import transformer
 from casemate.threat import Images
 from casemate.training.certified import DOMAIN
 from casemate.training.diffai.batch import Batch
-from casemate.training.diffai.schedules import Constant, Schedule
+from casemate.training.diffai.schedules import Schedule
 
 Width = Schedule | None
 
@@ -88,6 +88,17 @@ class PGD(IFGSM):
     r: float = 5.0
 
     random_start: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class MIFGSM(IFGSM):
+    """IFGSM along a mean of all gradients so far that decays by `mu` (Dong et al. 2018, arXiv:1710.06081)."""
+
+    mu: float = 1.0
+
+    def points(self, batch: Batch) -> Images:
+        w = width(self.w, batch)
+        return batch.attacked(w, int(self.k), self.r * w / self.k, random_start=False, momentum=self.mu)
 
 
 @dataclass(frozen=True)
@@ -178,62 +189,3 @@ class BiAdv:
         reach = (self.a.points(batch.within("attack")) - batch.x).abs()
         lower, upper = (batch.x - reach).clamp(min=0), (batch.x + reach).clamp(max=1)
         return batch.over(DOMAIN, DOMAIN.between(lower, upper))
-
-
-@dataclass(frozen=True)
-class LinMix:
-    """(1 - bw) a + bw b."""
-
-    a: Goal
-    b: Goal
-    bw: Schedule = Constant(0.1)
-
-    def loss(self, batch: Batch) -> Tensor:
-        weight = min(max(self.bw.at(batch.epoch), 0.0), 1.0)
-        # What has no weight costs nothing.
-        if weight == 0:
-            return self.a.loss(batch.within("a"))
-        if weight == 1:
-            return self.b.loss(batch.within("b"))
-        return (1 - weight) * self.a.loss(batch.within("a")) + weight * self.b.loss(batch.within("b"))
-
-
-@dataclass(frozen=True)
-class Mix:
-    """The mean of a and b with the weights `aw` and `bw`."""
-
-    a: Goal
-    b: Goal
-    aw: Schedule = Constant(1.0)
-    bw: Schedule = Constant(0.1)
-
-    def loss(self, batch: Batch) -> Tensor:
-        aw, bw = self.aw.at(batch.epoch), self.bw.at(batch.epoch)
-        return (aw * self.a.loss(batch.within("a")) + bw * self.b.loss(batch.within("b"))) / (aw + bw)
-
-
-@dataclass(frozen=True)
-class Coin:
-    """b with the probability `p`, else a, for the whole batch."""
-
-    a: Goal
-    b: Goal
-    p: Schedule = Constant(0.5)
-
-    def loss(self, batch: Batch) -> Tensor:
-        # Of the number of the step, so that every process takes the same side.
-        draw = rng.uniform(rng.fold(rng.image_keys(0, torch.tensor([batch.step.number])), "coin"), ())
-        side = self.b if float(draw) < self.p.at(batch.epoch) else self.a
-        return side.loss(batch.within("coin"))
-
-
-@dataclass(frozen=True)
-class Until:
-    """The goal `a` up to that epoch and then `b`, whose own time begins there."""
-
-    epoch: float
-    a: Goal
-    b: Goal
-
-    def loss(self, batch: Batch) -> Tensor:
-        return self.a.loss(batch) if batch.epoch < self.epoch else self.b.loss(batch.later(self.epoch))

@@ -5,11 +5,12 @@ Read as an expression of calls, names and numbers and built here; nothing of it 
 
 import ast
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from casemate.errors import CasemateError
-from casemate.training.diffai import goals, schedules
+from casemate.training.diffai import goals, mixtures, schedules
 from casemate.training.diffai.goals import Goal
 from casemate.training.diffai.schedules import Constant
 
@@ -26,15 +27,19 @@ GOALS: dict[str, Callable[..., Any]] = {
             goals.AdvInclusion,
             goals.AdvDom,
             goals.BiAdv,
-            goals.LinMix,
-            goals.Mix,
-            goals.Coin,
+            mixtures.LinMix,
+            mixtures.Mix,
+            mixtures.Coin,
+            mixtures.Until,
         )
     },
+    "MI_FGSM": goals.MIFGSM,
     **goals.ZONOTOPES,
 }
+# These take any number of pairs of a weight and a goal.
+OF_SEVERAL: dict[str, Callable[[mixtures.Parts], Goal]] = {"DList": mixtures.DList, "DProb": mixtures.DProb}
 # What each argument is, by its name: a number that stays, one that may change over time, or a goal.
-FIXED = frozenset({"k", "r", "start", "end", "length", "wait", "epoch"})
+FIXED = frozenset({"k", "r", "mu", "start", "end", "length", "wait", "epoch"})
 INNER = frozenset({"a", "b"})
 
 
@@ -47,30 +52,55 @@ def read_goal(text: str, eps: float) -> Goal:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise _refused(text, "it is no expression such as LinMix(a=Point(), b=Box(w=eps), bw=0.5)") from None
-    return _goal(tree.body, eps)
+    try:
+        return _goal(tree.body, eps)
+    except RecursionError:
+        raise _refused(text, "it is nested too deeply") from None
 
 
 def _goal(node: ast.expr, eps: float) -> Any:
     name = _called(node)
-    if name == "Until":
-        assert isinstance(node, ast.Call)
-        bound = _bound(node, "Until", goals.Until)
-        return goals.Until(_number(bound["epoch"], eps), _goal(bound["a"], eps), _goal(bound["b"], eps))
-    if name not in GOALS:
-        raise _refused(ast.unparse(node), f"a goal is one of {', '.join([*GOALS, 'Until'])}")
+    if name not in GOALS and name not in OF_SEVERAL:
+        raise _refused(ast.unparse(node), f"a goal is one of {', '.join([*GOALS, *OF_SEVERAL])}")
     if isinstance(node, ast.Name):
         node = ast.Call(node, [], [])
     assert isinstance(node, ast.Call)
+    if name in OF_SEVERAL:
+        parts = _parts(node, eps)
+        _some_weight(node, [weight for weight, _ in parts])
+        return OF_SEVERAL[name](parts)
     bound = _bound(node, name, GOALS[name])
     goal = GOALS[name](**{argument: _value(argument, value, eps) for argument, value in bound.items()})
+    if isinstance(goal, mixtures.Mix):
+        _some_weight(node, (goal.aw, goal.bw))
     for argument in ("k", "r"):
         number = getattr(goal, argument, None)
         if number is not None and (number <= 0 or (argument == "k" and number != int(number))):
             kind = "a whole number from 1" if argument == "k" else "above 0"
             raise _refused(ast.unparse(node), f"{argument} must be {kind}")
+    if isinstance(goal, goals.MIFGSM) and goal.mu < 0:
+        raise _refused(ast.unparse(node), "mu must not be below 0")
     if isinstance(goal, goals.AdvInclusion | goals.AdvDom | goals.BiAdv) and not hasattr(goal.a, "points"):
         raise _refused(ast.unparse(node), "a must look for a point, as IFGSM and PGD do")
     return goal
+
+
+def _parts(node: ast.Call, eps: float) -> mixtures.Parts:
+    parts = []
+    for argument in node.args:
+        match argument:
+            case ast.Tuple(elts=[weight, goal]):
+                parts.append((_schedule(weight, eps), _goal(goal, eps)))
+            case _:
+                raise _refused(ast.unparse(argument), "a weight and a goal are expected, such as (0.5, Point())")
+    if node.keywords or not parts:
+        raise _refused(ast.unparse(node), "it takes pairs of a weight and a goal, such as (0.5, Point()), and no names")
+    return tuple(parts)
+
+
+def _some_weight(node: ast.expr, weights: Sequence[schedules.Schedule]) -> None:
+    if all(isinstance(weight, Constant) and weight.value <= 0 for weight in weights):
+        raise _refused(ast.unparse(node), "one of the weights must be above 0")
 
 
 def _value(argument: str, node: ast.expr, eps: float) -> Any:
@@ -94,18 +124,33 @@ def _schedule(node: ast.expr, eps: float) -> schedules.Schedule:
 
 
 def _number(node: ast.expr, eps: float) -> float:
+    try:
+        value = _computed(node, eps)
+    except (OverflowError, ZeroDivisionError):
+        value = math.nan
+    if value is None:
+        raise _refused(ast.unparse(node), "a number is expected, such as 0.1, 8/255, eps or 1.1*eps")
+    if not math.isfinite(value):
+        raise _refused(ast.unparse(node), "it is no finite number")
+    return value
+
+
+def _computed(node: ast.expr, eps: float) -> float | None:
+    """The value of an expression of numbers; None where it is something else."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return float(value)
         case ast.Name(id="eps"):
             return eps
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_number(operand, eps)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _number(left, eps) * _number(right, eps)
-        case ast.BinOp(left=left, op=ast.Div(), right=right) if _number(right, eps) != 0:
-            return _number(left, eps) / _number(right, eps)
-    raise _refused(ast.unparse(node), "a number is expected, such as 0.1, 8/255, eps or 1.1*eps")
+            negated = _computed(operand, eps)
+            return None if negated is None else -negated
+        case ast.BinOp(left=left, op=ast.Mult() | ast.Div() as operation, right=right):
+            first, second = _computed(left, eps), _computed(right, eps)
+            if first is None or second is None:
+                return None
+            return first * second if isinstance(operation, ast.Mult) else first / second
+    return None
 
 
 def _called(node: ast.expr) -> str:
