@@ -30,9 +30,16 @@ PUBLISHED = (
 
 
 @pytest.fixture
-def network() -> nn.Sequential:
+def network(x: Tensor, y: Tensor) -> nn.Sequential:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 2)
+    )
+    # Were it constant around an image, every goal inside of the ball would be the clean loss.
+    moved = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(network(moved), y, reduction="sum"), moved)
+    assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
+    return network
 
 
 def loss_of(goal: str, model: nn.Module, x: Tensor, y: Tensor, epoch: float = 0.0) -> Tensor:
@@ -174,8 +181,23 @@ def test_what_is_inside_the_ball_loses_no_more_than_its_box(
     assert found.isfinite()
     if "Normal" not in goal:
         assert found <= whole + 1e-6
+    gradients = torch.autograd.grad(found, list(network.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert gradients[0].abs().max() > 0
     # The same keys draw the same.
     assert loss_of(goal, network, x, y) == found
+
+
+def test_goals_are_nested_as_what_they_bound(network: nn.Sequential, x: Tensor, y: Tensor) -> None:
+    losses = [loss_of(f"Box(w={share}*eps)", network, x, y) for share in (0, 0.3, 0.6, 1.0, 1.5)]
+    torch.testing.assert_close(losses[0], loss_of("Point", network, x, y))
+    assert all(smaller < larger for smaller, larger in zip(losses, losses[1:], strict=False))
+    # Hybrid zonotopes with boxed ReLUs are never looser than intervals, nor an attack above what they allow.
+    assert loss_of("PGD", network, x, y) <= loss_of("HBox", network, x, y) + 1e-6
+    assert loss_of("HBox", network, x, y) <= loss_of("Box", network, x, y) + 1e-6
+    # The box of one attack is in its mirrored one, and that in the ball.
+    assert loss_of("AdvDom(IFGSM(3))", network, x, y) <= loss_of("BiAdv(IFGSM(3))", network, x, y) + 1e-6
+    assert loss_of("BiAdv(IFGSM(3))", network, x, y) <= loss_of("Box", network, x, y) + 1e-6
 
 
 def test_a_width_of_0_is_the_clean_loss_with_the_statistics_of_the_batch(x: Tensor, y: Tensor) -> None:
