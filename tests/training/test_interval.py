@@ -10,8 +10,10 @@ from training_toys import linear, quick, step_for
 from casemate import checkpoint, data, models
 from casemate.bounds import IBP, Intervals, Tracing, box_of, propagate
 from casemate.threat import Linf
-from casemate.training.certified import recording, tightness_and_balance, worst_case_loss
+from casemate.training.certified import worst_case_loss
 from casemate.training.interval import IntervalTraining
+from casemate.training.regularisers import tightness_and_balance
+from casemate.training.statistics import recording
 from casemate.training.train import Settings, train
 
 
@@ -83,6 +85,18 @@ def test_a_step_moves_running_statistics_as_one_clean_pass_does(x: Tensor, y: Te
         assert torch.equal(buffer, twin.get_buffer(name)), name
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_clean_pass_is_made_where_something_reads_it(x: Tensor, y: Tensor, norm: bool) -> None:
+    model = normed() if norm else linear(torch.randn(36)).train()
+    calls: list[bool] = []
+    # Tracing calls it too, in eval mode.
+    model.register_forward_hook(lambda *_: calls.append(model.training))
+    for kappa, n_calls in ((0.5, 1), (0.0, int(norm))):
+        IntervalTraining(Linf(EPS), kappa=kappa, warm_up=0.0, ramp=0.0)(model, x, y, step=step_for(model, 16))
+        assert sum(calls) == n_calls
+        calls.clear()
 
 
 def test_the_worst_case_loss_is_the_cross_entropy_of_the_worst_logits() -> None:

@@ -19,6 +19,7 @@ from casemate.gradients import Engine
 from casemate.training import guard
 from casemate.training import train as training
 from casemate.training.averaging import Average
+from casemate.training.natural import Natural
 from casemate.training.recipe import OptimiserSettings
 from casemate.training.train import Settings, train
 
@@ -384,3 +385,45 @@ def test_mixed_precision_trains_too(tmp_path: Path) -> None:
     recipe = quick(objective={"kind": "trades", "n_steps": 1}, epochs=0.3)
     card = train(recipe, tmp_path, Settings(accelerator="cpu", precision="bfloat16"))
     assert (card["search_precision"], card["steps"]) == ("bfloat16", 3)
+
+
+def test_the_whole_objective_is_in_the_precision_of_the_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    original = Natural.__call__
+
+    def noting(self: Natural, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Natural, "__call__", noting)
+    for name in ("float32", "bfloat16"):
+        train(quick(epochs=0.2), tmp_path / name, Settings(accelerator="cpu", precision=name))
+    assert seen == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"kind": "interval", "kappa": 0.0, "regulariser": 0.5},
+        {"kind": "crown-ibp", "beta": 0.5},
+        {"kind": "sabr"},
+        {"kind": "mtl-ibp"},
+        {"kind": "diffai", "goal": "Mix(Box(), HBox(), 0.5)"},
+    ],
+    ids=lambda objective: str(objective["kind"]),
+)
+def test_bounds_too_are_trained_in_mixed_precision(tmp_path: Path, objective: dict[str, Any]) -> None:
+    model = {"name": "gowal-small", "arguments": {"width": 2, "norm": True, "init": "ibp"}}
+    recipe = quick(objective=objective, model=model, epochs=1, optimiser={"lr": 0.001, "clip": 10})
+    cards, weights = {}, {}
+    for precision in ("float32", "bfloat16"):
+        cards[precision] = train(recipe, tmp_path / precision, Settings(accelerator="cpu", precision=precision))
+        weights[precision] = checkpoint.load(tmp_path / precision)[0].state_dict()
+    assert cards["bfloat16"]["steps"] == 10
+    for name, exact in weights["float32"].items():
+        rounded = weights["bfloat16"][name]
+        if exact.is_floating_point():
+            assert rounded.dtype == torch.float32
+            # Adam moves a weight by at most about its rate in each of the 10 steps.
+            torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.05)
+    assert not torch.equal(weights["bfloat16"]["0.weight"], weights["float32"]["0.weight"])

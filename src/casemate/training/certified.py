@@ -5,10 +5,9 @@ The schedule and the regularisers are those of Shi et al. 2021, "Fast certified 
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,13 @@ from casemate import rng
 from casemate.attacks import maximise
 from casemate.bounds import Interval, Intervals, Tracing
 from casemate.bounds.graph import Graph
-from casemate.bounds.operations import LeakyReLU
+from casemate.bounds.merging import merged
 from casemate.losses import Labels, cross_entropy
 from casemate.threat import Images
 from casemate.training.objective import Ball, Step
+from casemate.training.regularisers import tightness_and_balance
+from casemate.training.statistics import Statistics, normalises, recording
 
-Statistics = dict[nn.Module, tuple[Tensor, Tensor]]
 # Without rounding: a training minimises bounds, and proves nothing by them.
 DOMAIN = Intervals()
 
@@ -47,12 +47,29 @@ class Traced:
 
     def called(self, model: nn.Module, x: Images, step: Step) -> tuple[Tensor, Graph]:
         """The logits of a batch, and the graph of the network with the statistics of that batch."""
-        raw = step.engine.model
-        with recording(raw) as statistics:
+        with recording(step.engine.model) as statistics:
             logits = model(x)
+        return logits, self._graph(step.engine.model, x, statistics)
+
+    def graph(self, model: nn.Module, x: Images, step: Step) -> Graph:
+        """The graph alone, for which a network is called only where its statistics or other processes ask for it."""
+        raw = step.engine.model
+        # Where several processes share each batch, their gradients meet through the call.
+        if normalises(raw) or torch.distributed.is_initialized():
+            return self.called(model, x, step)[1]
+        return self._graph(raw, x, {})
+
+    def clean(self, model: nn.Module, x: Images, y: Labels, step: Step, kappa: float) -> tuple[Tensor | float, Graph]:
+        """kappa CE(f(x), y), and the graph; a kappa of 0 saves a pass through the network."""
+        if kappa == 0:
+            return 0.0, self.graph(model, x, step)
+        logits, graph = self.called(model, x, step)
+        return kappa * F.cross_entropy(logits, y), graph
+
+    def _graph(self, raw: nn.Module, x: Images, statistics: Statistics) -> Graph:
         if raw not in self._tracings:
             self._tracings[raw] = Tracing(raw, x)
-        return logits, self._tracings[raw].graph(statistics)
+        return merged(self._tracings[raw].graph(statistics))
 
 
 @dataclass(frozen=True)
@@ -124,50 +141,3 @@ def worst_case_loss(margins: Tensor) -> Tensor:
     """The cross-entropy of the worst-case logits: 0 for the label, and minus the least margin for each rival."""
     worst = F.pad(-margins, (1, 0))
     return F.cross_entropy(worst, torch.zeros(len(worst), dtype=torch.int64, device=worst.device))
-
-
-def tightness_and_balance(graph: Graph, values: Sequence[Interval], tolerance: float = 0.5) -> Tensor:
-    """The regularisers of Shi et al. 2021 (equations 9 and 10), summed, each a mean over the layers of ReLUs.
-
-    Tightness asks that the mean radius before a ReLU is not more than 1 / `tolerance` of the image's. Balance asks the
-    same of the sums of the centres of the intervals that are all positive and of those that are all negative, and of
-    their variances, both ways round.
-    """
-    before = [values[node.inputs[0]] for node in graph.nodes if isinstance(node.operation, LeakyReLU)]
-    tight = [F.relu(tolerance - values[0].radius.mean() / value.radius.mean().clamp(min=1e-12)) for value in before]
-    balance = [_imbalance(value, tolerance) for value in before]
-    return (torch.stack(tight).mean() + torch.stack(balance).mean()) / tolerance
-
-
-def _imbalance(value: Interval, tolerance: float) -> Tensor:
-    active, inactive = (value.lower > 0).to(value.centre), (value.upper < 0).to(value.centre)
-    centre = value.centre
-    mean = centre.mean(dim=0)
-    spread = (centre - mean).square()
-    total = centre.new_zeros(())
-    for quantity in (centre.abs(), spread):
-        positive, negative = (active * quantity).sum(), (inactive * quantity).sum()
-        # Where one of them is empty there is nothing to balance; asked of tensors, so that no device is waited for.
-        both = (positive > 0) & (negative > 0)
-        positive, negative = (torch.where(both, side, 1) for side in (positive, negative))
-        ratio = torch.minimum(positive / negative, negative / positive)
-        total = total + torch.where(both, F.relu(tolerance - ratio), 0)
-    return total
-
-
-@contextmanager
-def recording(model: nn.Module) -> Iterator[Statistics]:
-    """The mean and variance of the batch at every layer of batch normalisation that trains, while open."""
-    found: Statistics = {}
-
-    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        axes = (0, *range(2, inputs[0].ndim))
-        found[module] = (inputs[0].mean(dim=axes), inputs[0].var(dim=axes, unbiased=False))
-
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(note) for norm in norms if norm.training]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -5,7 +5,6 @@ arXiv:1906.06316.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import nn
 
 from casemate.bounds import LinearBounds, box_of, least_margins
@@ -27,11 +26,11 @@ class CrownIBP(Certified):
     beta: float = 0.0
 
     def bounded(self, model: nn.Module, x: Images, y: Labels, threat: Ball, grown: float, step: Step) -> Loss:
-        logits, graph = self.called(model, x, step)
-        bounds = LinearBounds(graph, threat, x, box_of(threat, x, DOMAIN), DOMAIN, tighten=False)
         kappa, beta = (1 - grown * (1 - last) for last in (self.kappa, self.beta))
+        clean, graph = self.clean(model, x, y, step, kappa)
+        bounds = LinearBounds(graph, threat, x, box_of(threat, x, DOMAIN), DOMAIN, tighten=False)
         margins = least_margins(graph, None, bounds.boxes, y)
         if beta:
             margins = beta * bounds.margins(y) + (1 - beta) * margins
         worst = worst_case_loss(margins)
-        return Loss(kappa * F.cross_entropy(logits, y) + (1 - kappa) * worst, graph, bounds.boxes)
+        return Loss(clean + (1 - kappa) * worst, graph, bounds.boxes)

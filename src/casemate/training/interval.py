@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import nn
 
 from casemate.bounds import box_of, least_margins, propagate
@@ -19,8 +18,8 @@ class IntervalTraining(Certified):
     kappa: float = 0.5
 
     def bounded(self, model: nn.Module, x: Images, y: Labels, threat: Ball, grown: float, step: Step) -> Loss:
-        logits, graph = self.called(model, x, step)
-        values = propagate(graph, DOMAIN, box_of(threat, x, DOMAIN))
         kappa = 1 - grown * (1 - self.kappa)
+        clean, graph = self.clean(model, x, y, step, kappa)
+        values = propagate(graph, DOMAIN, box_of(threat, x, DOMAIN))
         worst = worst_case_loss(least_margins(graph, None, values, y))
-        return Loss(kappa * F.cross_entropy(logits, y) + (1 - kappa) * worst, graph, values)
+        return Loss(clean + (1 - kappa) * worst, graph, values)

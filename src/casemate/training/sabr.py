@@ -28,6 +28,6 @@ class Sabr(Certified):
         if self.box < 1:
             rest = replace(threat, eps=threat.eps * (1 - self.box))
             centre = attacked(step, x, y, rest, n_steps=self.n_steps, step_size=self.step_size)
-        _, graph = self.called(model, x, step)
+        graph = self.graph(model, x, step)
         values = propagate(graph, DOMAIN, box_of(small, centre, DOMAIN))
         return Loss(worst_case_loss(least_margins(graph, None, values, y)), graph, values)

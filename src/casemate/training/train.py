@@ -38,7 +38,7 @@ class Settings:
     """Where and how to run a recipe; nothing here changes what is trained.
 
     `devices` processes on `accelerator` ("auto", "cpu", "cuda") share each batch. `precision` is that of the search
-    for adversarial images and, where it is "bfloat16", of the update too (mixed precision).
+    for adversarial images and, where it is "bfloat16", of the update and of the bounds it is made from too (mixed precision).
     """
 
     devices: int = 1
@@ -184,7 +184,9 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.optimiser.rate(progress)
         step = Step(number, progress, number / self.batches.per_epoch, batch.keys, engine)
-        loss: Tensor = self.objective(self.model, batch.x, batch.y, step=step)
+        # Bounds go round the model's own forward, which is all that Fabric would run in mixed precision.
+        with self.fabric.autocast():
+            loss: Tensor = self.objective(self.model, batch.x, batch.y, step=step)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
         if self.recipe.optimiser.clip is not None:
