@@ -21,7 +21,7 @@ from casemate.training.recipe import ModelSettings, Recipe
 from casemate.training.train import train
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("pgd_speed", "active_set", "training_speed", "speed_run", "autoattack", "bounds_speed")
+PROGRAMS = ("pgd_speed", "active_set", "training_speed", "speed_run", "autoattack", "bounds_speed", "interval_step")
 ART = ("art.defences.trainer", "adversarial-robustness-toolbox")
 
 

@@ -416,9 +416,9 @@ def test_bounds_too_are_trained_in_mixed_precision(tmp_path: Path, objective: di
     model = {"name": "gowal-small", "arguments": {"width": 2, "norm": True, "init": "ibp"}}
     recipe = quick(objective=objective, model=model, epochs=1, optimiser={"lr": 0.001, "clip": 10})
     cards, weights = {}, {}
-    for precision in ("float32", "bfloat16"):
-        cards[precision] = train(recipe, tmp_path / precision, Settings(accelerator="cpu", precision=precision))
-        weights[precision] = checkpoint.load(tmp_path / precision)[0].state_dict()
+    for name in ("float32", "bfloat16"):
+        cards[name] = train(recipe, tmp_path / name, Settings(accelerator="cpu", precision=name))
+        weights[name] = checkpoint.load(tmp_path / name)[0].state_dict()
     assert cards["bfloat16"]["steps"] == 10
     for name, exact in weights["float32"].items():
         rounded = weights["bfloat16"][name]

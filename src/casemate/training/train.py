@@ -38,7 +38,8 @@ class Settings:
     """Where and how to run a recipe; nothing here changes what is trained.
 
     `devices` processes on `accelerator` ("auto", "cpu", "cuda") share each batch. `precision` is that of the search
-    for adversarial images and, where it is "bfloat16", of the update and of the bounds it is made from too (mixed precision).
+    for adversarial images and, where it is "bfloat16", of the update too, with the bounds that it minimises (mixed
+    precision).
     """
 
     devices: int = 1
