@@ -91,7 +91,10 @@ def test_networks_that_hide_nothing_raise_no_alarm(robust: bool, seed: int) -> N
     assert found.evaluation == "no failure found"
     status = {symptom.id: symptom.status for symptom in found.symptoms}
     assert "fail" not in status.values()
-    assert len(status) == 17
+    assert len(status) == 18
+    # Every point that is planted is found; fewer than 35 images are no pass.
+    assert found.symptoms[-1].id == "BIN"
+    assert found.symptoms[-1].statistic == 1
 
 
 def test_the_worst_failure_is_the_verdict() -> None:

@@ -14,6 +14,7 @@ from casemate import rng
 from casemate.attacks import FGSM, PGD, Attack, RandomPoints, Square, loss_path
 from casemate.audit.symptoms import Symptom
 from casemate.audit.symptoms.answers import inner_loop, probabilities, randomness
+from casemate.audit.symptoms.binarization import binarization
 from casemate.audit.symptoms.comparisons import attacked, budgets, constrained, convergence, inert, unbounded, upsets
 from casemate.audit.symptoms.indicators import incomplete, silent_success, unstable
 from casemate.audit.symptoms.paired import compared
@@ -26,8 +27,8 @@ from casemate.threat import Images, Threat
 Evaluation = Literal["invalid", "masked", "weak attack", "no failure found"]
 Progress = Callable[[str, int], None]
 
-# The first images that the classifier gets right, of those it is shown.
-N_IMAGES = 64
+# The first images that the classifier gets right, of those it is shown; fewer for what attacks them one by one.
+N_IMAGES, N_PLANTED = 64, 40
 STEPS = 40
 FOLLOWED, LONGER = PGD(n_steps=STEPS, loss="margin"), PGD(n_steps=2 * STEPS, loss="margin")
 ANYWHERE = PGD(n_steps=100, loss="margin")
@@ -74,7 +75,7 @@ def diagnose(
     """The diagnosis of attacks by gradient on the first `N_IMAGES` of the images x that the classifier gets right.
 
     Where the answers or the gradient are themselves unfit (G7, G8, G10, G11, G12), attacks would tell nothing, and none
-    is run.
+    is run. Points are planted (BIN) where no other check fails.
     """
     subject = shown(engine, x, y, threat, seed, N_IMAGES)
     symptoms = tuple(_symptoms(subject, progress)) if len(subject.x) else ()
@@ -109,7 +110,12 @@ def _symptoms(subject: Subject, progress: Progress | None) -> list[Symptom]:
         return found
     found += [noise(subject), unstable(subject)]
     tell("the attack and its path")
-    return found + _of_the_attack(subject) + _of_the_budget(subject, tell)
+    found += _of_the_attack(subject) + _of_the_budget(subject, tell)
+    if not _any_fails(found):
+        # The dearest, which says nothing more of an attack that is known to fail.
+        tell("points that are certainly there")
+        found.append(binarization(subject.first(N_PLANTED), FOLLOWED))
+    return found
 
 
 def _any_fails(symptoms: Sequence[Symptom]) -> bool:

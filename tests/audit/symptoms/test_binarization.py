@@ -1,5 +1,7 @@
 """The binarization test: a sound attack passes, weak ones do not, and the planted point is where it is said to be."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from symptom_toys import Plain, subject
@@ -7,8 +9,10 @@ from torch import Tensor, nn
 
 from casemate import rng
 from casemate.attacks import PGD
+from casemate.audit.remedies.smoothed import Smoothed
 from casemate.audit.symptoms import binarization as module
 from casemate.audit.symptoms.binarization import binarization, binarized, last_linear
+from casemate.gradients import Engine
 from casemate.testing import models
 
 SOUND = PGD(n_steps=50, loss="margin")
@@ -27,8 +31,7 @@ class Wide(nn.Module):
 
 
 def some(n: int):  # type: ignore[no-untyped-def]
-    whole = subject(Wide())
-    return module.Subject(whole.engine, whole.x[:n], whole.y[:n], whole.threat, whole.keys[:n])
+    return subject(Wide()).first(n)
 
 
 def test_the_planted_point_is_of_the_other_class_and_those_around_are_not() -> None:
@@ -40,10 +43,10 @@ def test_the_planted_point_is_of_the_other_class_and_those_around_are_not() -> N
     assert len(points.unique(dim=0)) == 99
     assert 0.9 < distances.max() <= 0.95
     with torch.no_grad():
-        assert (made(torch.cat([one.x, points])).argmax(dim=1) == 0).all()
+        assert (made.model(torch.cat([one.x, points])).argmax(dim=1) == 0).all()
         direction = rng.normal(rng.fold(one.keys, "rim"), one.x.shape[1:])
         rim = one.threat.project(one.x + one.threat.eps * direction.sign(), one.x)
-        assert int(made(rim).argmax()) == 1
+        assert int(made.model(rim).argmax()) == 1
     assert one.engine.model.get_submodule("head").out_features == 4, "the classifier itself keeps its last layer"
 
 
@@ -60,11 +63,41 @@ def test_a_sound_attack_passes_and_weak_ones_do_not() -> None:
     assert (tiny.status, tiny.statistic) == ("fail", 0)
 
 
-def test_too_few_images_are_no_pass() -> None:
-    assert module._verdict(20, 0, 20).status == "fail"
-    assert module._verdict(40, 0, 40).status == "pass"
-    assert module._verdict(40, 3, 40).status == "warn"
-    assert module._verdict(36, 0, 40).status == "fail"
+@pytest.mark.parametrize(
+    ("n_found", "n_easy", "n", "status"),
+    [
+        (20, 0, 20, "warn"),  # too few images for a pass
+        (40, 0, 40, "pass"),
+        (40, 3, 40, "warn"),  # too easy
+        (39, 0, 40, "warn"),
+        # P[X <= 33] = 0.003 and P[X <= 34] = 0.014 for 40 trials of 0.95.
+        (34, 0, 40, "warn"),
+        (33, 0, 40, "fail"),
+    ],
+)
+def test_a_pass_asks_for_evidence_and_so_does_a_fail(n_found: int, n_easy: int, n: int, status: str) -> None:
+    assert module._verdict(n_found, n_easy, n).status == status
+
+
+def test_the_separating_layer_is_the_shrunk_discriminant() -> None:
+    torch.manual_seed(0)
+    for n, d in ((30, 8), (8, 30)):
+        features = torch.randn(n, d, dtype=torch.float64)
+        features[-1] += 6
+        found = module._separating(features)
+        assert found is not None
+        weight, bias = found
+        centred = features[:-1] - features[:-1].mean(dim=0)
+        covariance = centred.T @ centred / (n - 1)
+        a = module.SHRINKAGE
+        shrunk = (1 - a) * covariance + a * covariance.trace() / d * torch.eye(d, dtype=torch.float64)
+        torch.testing.assert_close(weight, torch.linalg.solve(shrunk, features[-1] - features[:-1].mean(dim=0)))
+        scores = features @ weight + bias
+        assert scores[-1] > 0 > scores[:-1].max()
+        torch.testing.assert_close(scores[-1], -scores[:-1].max())
+    # A last point in the middle of the others, and points that are all the same.
+    assert module._separating(torch.tensor([[-1.0], [1.0], [0.0]], dtype=torch.float64)) is None
+    assert module._separating(torch.ones(5, 3, dtype=torch.float64)) is None
 
 
 def test_the_layer_that_is_called_last_is_replaced() -> None:
@@ -78,6 +111,22 @@ def test_the_layer_that_is_called_last_is_replaced() -> None:
 
     assert last_linear(Backwards(), torch.zeros(1, 1, 8, 8)) == "last"
     assert last_linear(nn.Flatten(), torch.zeros(1, 1, 8, 8)) is None
+
+
+def test_a_stand_in_gets_the_same_layer_and_one_with_its_own_is_skipped() -> None:
+    network = Wide()
+    whole = subject(network).first(2)
+    shared = replace(whole, engine=Engine(network, stand_in=Smoothed(network, 0.01)))
+    one = module._one(shared, 0)
+    made = binarized(one, "head", 99)
+    assert made is not None
+    assert made.stand_in is not None
+    assert made.stand_in(one.x).shape == made.model(one.x).shape == (1, 2)
+    assert network(one.x).shape == (1, 4)
+    found = binarization(shared, SOUND, n_inner=99)
+    assert found.statistic == 1, found
+    apart = replace(whole, engine=Engine(network, stand_in=Wide()))
+    assert "of its own" in binarization(apart, SOUND, n_inner=99).meaning
 
 
 def test_a_classifier_without_a_linear_layer_is_skipped() -> None:
@@ -105,6 +154,4 @@ def test_features_that_do_not_separate_are_left_out() -> None:
 
 
 def test_plain_network_of_few_features_is_judged_on_what_separates() -> None:
-    whole = subject(Plain())
-    few = module.Subject(whole.engine, whole.x[:4], whole.y[:4], whole.threat, whole.keys[:4])
-    assert binarization(few, SOUND, n_inner=9).statistic == 1
+    assert binarization(subject(Plain()).first(4), SOUND, n_inner=9).statistic == 1

@@ -1,6 +1,6 @@
 """What is diagnosed: a classifier made ready for attack, some images of its data, and the threat model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from casemate import rng
 from casemate.gradients import Engine
@@ -17,3 +17,6 @@ class Subject:
     y: Labels
     threat: Threat
     keys: rng.Keys
+
+    def first(self, n: int) -> "Subject":
+        return replace(self, x=self.x[:n], y=self.y[:n], keys=self.keys[:n])
