@@ -304,7 +304,7 @@ def test_certify_prints_json_and_writes_what_is_proved(place: Path) -> None:
     (place / "net.py").write_text(NETWORK)
     arguments = ("certify", "net.py:network", "--data", "digits-sample", "--threat", "linf:0.001", "--limit", "30")
     found = {}
-    for certifier in ("ibp", "crown-ibp", "crown", "alpha-crown", "zonotope", "hybrid"):
+    for certifier in ("ibp", "crown-ibp", "crown", "alpha-crown", "full-alpha-crown", "zonotope", "hybrid"):
         result = casemate(*arguments, "--certifier", certifier, "--json", "--out", "proved.csv", cwd=place)
         assert result.returncode == 0, result.stderr
         found[certifier] = json.loads(result.stdout)
@@ -325,7 +325,7 @@ def test_certify_prints_json_and_writes_what_is_proved(place: Path) -> None:
     [
         (
             ("net.py:network", "--certifier", "oracle"),
-            "unknown certifier 'oracle': choose ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope",
+            "unknown certifier 'oracle': choose ibp, crown-ibp, crown, alpha-crown, full-alpha-crown, branch-and-bound",
         ),
         (("net.py:network", "--slope", "steep"), "there is no slope 'steep': choose one of adaptive, same, zero, one"),
         (("net.py:unknown",), "the layer 1 (Mish) is none that bounds are known for"),

@@ -8,9 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
-from torch import nn
+from torch import Tensor, nn
 
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Intervals, Tracing, box_of, propagate
+from casemate.bounds import (
+    CROWN,
+    CROWNIBP,
+    IBP,
+    AlphaCROWN,
+    ByZonotopes,
+    FullAlphaCROWN,
+    Intervals,
+    Tracing,
+    box_of,
+    propagate,
+)
+from casemate.bounds.linear import LinearBounds
+from casemate.bounds.optimised import OptimisedBounds
 from casemate.threat import L1, L2, Linf
 
 N_IN, N_HIDDEN = 3, 4
@@ -47,20 +60,48 @@ def test_no_bound_is_above_the_exact_one_and_each_is_as_tight_as_it_promises(see
     ).eval()  # fmt: skip
     x, y = torch.rand(1, 1, 1, N_IN), torch.tensor([0])
     exact = least_margin(model, x, eps)
-    ibp, crown_ibp, crown, alpha, hybrid, zonotope = (
+    ibp, crown_ibp, crown, alpha, full, hybrid, zonotope = (
         float(certifier.certify(model, x, y, Linf(eps)).margin)
         for certifier in (
-            IBP(), CROWNIBP(), CROWN(), AlphaCROWN(n_steps=30), ByZonotopes(relu="box", hybrid=True), ByZonotopes(),
+            IBP(), CROWNIBP(), CROWN(), AlphaCROWN(n_steps=30), FullAlphaCROWN(n_steps=30),
+            ByZonotopes(relu="box", hybrid=True), ByZonotopes(),
         )
     )  # fmt: skip
-    for bound in (ibp, crown_ibp, crown, alpha, hybrid, zonotope):
+    for bound in (ibp, crown_ibp, crown, alpha, full, hybrid, zonotope):
         assert bound <= exact + 1e-7
     assert ibp <= crown
     # A hybrid zonotope with boxed ReLUs is inside of the intervals; with others there is no order.
     assert ibp <= hybrid + 1e-6
     assert crown <= alpha + 1e-6
+    # Its inner bounds are never looser; its last steps may end elsewhere, and stop where the margin is proved.
+    assert min(alpha, 0) <= full + 1e-3
     # On so few neurons the relaxation itself loses little.
     assert exact - alpha <= 0.5 * (exact - ibp) + 1e-5
+
+
+def test_optimised_inner_bounds_are_tighter_and_do_not_depend_on_the_other_images() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 8), nn.ReLU(),
+        nn.Linear(8, 3),
+    ).double().requires_grad_(False)  # fmt: skip
+    x, threat, domain = torch.rand(4, 1, 9, 9, dtype=torch.float64), Linf(0.1), Intervals()
+    graph = Tracing(model, x).graph()
+
+    def bounds(kind: type[LinearBounds], images: Tensor) -> LinearBounds:
+        return kind(graph, threat, images, box_of(threat, images, domain), domain)
+
+    plain, optimised = bounds(LinearBounds, x), bounds(OptimisedBounds, x)
+    for place in (3, 6):
+        one, other = plain.boxes[place], optimised.boxes[place]
+        open_ = (one.lower < 0) & (one.upper > 0)
+        assert (other.lower >= one.lower - 1e-9).all()
+        assert (other.upper <= one.upper + 1e-9).all()
+        assert (other.radius < 0.99 * one.radius)[open_].any()
+    for image in range(4):
+        alone = bounds(OptimisedBounds, x[image : image + 1])
+        for place in (3, 6):
+            torch.testing.assert_close(alone.boxes[place].radius[0], optimised.boxes[place].radius[image])
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.3), L1(0.4)], ids=str)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certificate, Certifier
+from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, ByZonotopes, Certificate, Certifier, FullAlphaCROWN
 from casemate.losses import margin
 from casemate.testing import ConformanceError, check_certifier
 from casemate.testing.models import Noisy
@@ -15,7 +15,15 @@ from casemate.threat import Linf
 
 @pytest.mark.parametrize(
     "certifier",
-    [IBP(), CROWNIBP(), CROWN(), AlphaCROWN(n_steps=2), ByZonotopes(), ByZonotopes("switch", hybrid=True)],
+    [
+        IBP(),
+        CROWNIBP(),
+        CROWN(),
+        AlphaCROWN(n_steps=2),
+        FullAlphaCROWN(n_steps=2),
+        ByZonotopes(),
+        ByZonotopes("switch", hybrid=True),
+    ],
     ids=str,
 )
 def test_honest_certifiers_conform(certifier: Certifier) -> None:

@@ -10,7 +10,17 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from casemate import rng
-from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, BranchAndBound, ByZonotopes, Certificate, Certifier
+from casemate.bounds import (
+    CROWN,
+    CROWNIBP,
+    IBP,
+    AlphaCROWN,
+    BranchAndBound,
+    ByZonotopes,
+    Certificate,
+    Certifier,
+    FullAlphaCROWN,
+)
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.losses import Labels
@@ -32,6 +42,7 @@ CERTIFIERS: dict[str, type[IBP | CROWN | ByZonotopes]] = {
     "crown-ibp": CROWNIBP,
     "crown": CROWN,
     "alpha-crown": AlphaCROWN,
+    "full-alpha-crown": FullAlphaCROWN,
     "branch-and-bound": BranchAndBound,
     "zonotope": ByZonotopes,
 }

@@ -10,6 +10,7 @@ from casemate.bounds.certifiers import CROWNIBP as CROWNIBP
 from casemate.bounds.certifiers import IBP as IBP
 from casemate.bounds.certifiers import AlphaCROWN as AlphaCROWN
 from casemate.bounds.certifiers import ByZonotopes as ByZonotopes
+from casemate.bounds.certifiers import FullAlphaCROWN as FullAlphaCROWN
 from casemate.bounds.graph import Graph as Graph
 from casemate.bounds.graph import Node as Node
 from casemate.bounds.graph import Tracing as Tracing

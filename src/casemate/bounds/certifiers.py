@@ -20,7 +20,7 @@ from casemate.bounds.interpreter import propagate
 from casemate.bounds.interval import Interval, Intervals
 from casemate.bounds.linear import LinearBounds
 from casemate.bounds.operations import LeakyReLU
-from casemate.bounds.optimised import optimised_margins
+from casemate.bounds.optimised import OptimisedBounds, optimised_margins
 from casemate.bounds.relaxation import Slope, check_slope
 from casemate.bounds.relus import transformer
 from casemate.bounds.rounding import Rounding, rounding_in
@@ -122,9 +122,13 @@ class CROWN(_ByBounds):
     def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
         with torch.no_grad():
             box = box_of(reach, x, subject.domain)
-            bounds = LinearBounds(subject.graph, reach, x, box, subject.domain, self.slope, self.tighten)
+            bounds = self.bounds(subject, x, reach, box)
             forward = least_margins(subject.graph, subject.rounding, bounds.boxes, y)
         return torch.maximum(forward, self.backward(bounds, y))
+
+    def bounds(self, subject: "Subject", x: Images, reach: Linf | L2 | L1, box: Interval) -> LinearBounds:
+        """Those of all layers but the last."""
+        return LinearBounds(subject.graph, reach, x, box, subject.domain, self.slope, self.tighten)
 
     def backward(self, bounds: LinearBounds, y: Labels) -> Margins:
         """The margins by one pass back."""
@@ -154,6 +158,19 @@ class AlphaCROWN(CROWN):
     def backward(self, bounds: LinearBounds, y: Labels) -> Margins:
         """The margins by a pass back for every step."""
         return optimised_margins(bounds, y, self.n_steps)
+
+
+@dataclass(frozen=True)
+class FullAlphaCROWN(AlphaCROWN):
+    """`AlphaCROWN` in which the bounds of inner layers have slopes of their own too, `n_steps` for each (ibid.)."""
+
+    max_activations: int = 5_000
+
+    name: ClassVar[str] = "full-alpha-CROWN"
+
+    def bounds(self, subject: "Subject", x: Images, reach: Linf | L2 | L1, box: Interval) -> LinearBounds:
+        """Those of all layers but the last, each the best that the steps find."""
+        return OptimisedBounds(subject.graph, reach, x, box, subject.domain, self.slope, n_steps=self.n_steps)
 
 
 class Subject:

@@ -32,8 +32,9 @@ from casemate.threat import L1, L2, Images, Linf
 
 # Bytes of coefficients in one pass back; more rows than fit are done in turn.
 WORKING_SET = 64 * 2**20
-# For each activation, by the number of its node, the slope of the line below it: [batch or 1, row or 1, *shape]. Where
-# the sign of the input is open it is free between the leak and 1 (alpha-CROWN, Xu et al. 2021, arXiv:2011.13824).
+# For each activation, by the number of its node, the slope of the line below it, as broadcasts to the values of the
+# coefficients there: [batch or 1, row or 1, *shape] where they are dense. Where the sign of the input is open it is
+# free between the leak and 1 (alpha-CROWN, Xu et al. 2021, arXiv:2011.13824).
 Slopes = Mapping[int, Tensor]
 
 
@@ -74,7 +75,7 @@ class LinearBounds:
         *,
         rounded: bool = True,
         added: Mapping[int, Tensor] | None = None,
-        seen: dict[int, Tensor] | None = None,
+        seen: dict[int, Coefficients] | None = None,
     ) -> Bounds:
         """What C z is at least, for the result z of the node `place`; without `rounded` up to rounding.
 
@@ -90,7 +91,7 @@ class LinearBounds:
             if added is not None and at in added:
                 pending[at] = together(pending[at], Dense(added[at]))
             if seen is not None and isinstance(self.graph.nodes[at].operation, LeakyReLU):
-                seen[at] = pending[at].dense().values.detach()
+                seen[at] = pending[at]
             node, a = self.graph.nodes[at], pending.pop(at)
             rule = rule_for(RULES, node, "linear")
             error = self._error(at) if rounded else None
@@ -177,11 +178,16 @@ class LinearBounds:
         # that the bounds of an image do not depend on the others.
         chosen = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :n_rows]
         for at in chosen.split(self._rows_at_once(place), dim=1):
-            least, most = (self.lower(place, units(at, self.graph.nodes[place].shape, sign, lower)) for sign in (1, -1))
+            shape = self.graph.nodes[place].shape
+            least, most = (self._at_least(place, units(at, shape, sign, lower)) for sign in (1, -1))
             own = open_.gather(1, at)
             lower = lower.scatter(1, at, _where_larger(own, lower.gather(1, at), least))
             upper = -(-upper).scatter(1, at, _where_larger(own, -upper.gather(1, at), most))
         return self.domain.between(lower.view_as(box.centre), upper.view_as(box.centre))
+
+    def _at_least(self, place: int, coefficients: Coefficients) -> Bounds:
+        """What rows of the result of a node are at least, for its interval."""
+        return self.lower(place, coefficients)
 
     def _rows_at_once(self, place: int) -> int:
         largest = max(prod(node.shape) for node in self.graph.nodes[: place + 1])
@@ -201,7 +207,7 @@ class LinearBounds:
         found = self.relaxed(at)
         below = a.per_entry(found.below.slope)
         if slope is not None:
-            below = torch.where(found.open[:, None], slope, below)
+            below = torch.where(a.per_entry(found.open.to(slope)) > 0, slope, below)
         values = a.values
         constant = a.sum(values.clamp(max=0), found.above.shift)
         return constant, [a.with_values(values * torch.where(values > 0, below, a.per_entry(found.above.slope)))]

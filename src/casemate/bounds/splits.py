@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casemate.bounds.coefficients import Dense
+from casemate.bounds.coefficients import Coefficients, Dense
 from casemate.bounds.interval import Interval
 from casemate.bounds.linear import LinearBounds
 from casemate.bounds.operations import LeakyReLU
@@ -91,7 +91,9 @@ def least(bounds: LinearBounds, row: Tensor, splits: Splits, n_steps: int) -> tu
     schedule = torch.optim.lr_scheduler.ExponentialLR(adam, DECAY)
     best = torch.full((len(splits),), -torch.inf, dtype=row.dtype, device=row.device)
 
-    def bound(a: dict[int, Tensor], b: dict[int, Tensor], rounded: bool, seen: dict[int, Tensor] | None) -> Tensor:
+    def bound(
+        a: dict[int, Tensor], b: dict[int, Tensor], rounded: bool, seen: dict[int, Coefficients] | None
+    ) -> Tensor:
         lines = {place: a[node.inputs[0]][:, None] for place, node in activations.items()}
         added = {source: -(splits.signs[source] * part)[:, None] for source, part in b.items()}
         return inside.lower(len(nodes) - 1, rows, lines, rounded=rounded, added=added, seen=seen).squeeze(1)
@@ -115,7 +117,7 @@ def least(bounds: LinearBounds, row: Tensor, splits: Splits, n_steps: int) -> tu
                 slopes[node.inputs[0]].clamp_(node.operation.slope, 1)
             for part in betas.values():
                 part.clamp_(min=0)
-    seen: dict[int, Tensor] = {}
+    seen: dict[int, Coefficients] = {}
     with torch.no_grad():
         lowest = bound(splits.slopes, splits.multipliers, True, seen)
-    return lowest, {nodes[place].inputs[0]: part.squeeze(1) for place, part in seen.items()}
+    return lowest, {nodes[place].inputs[0]: part.dense().values.squeeze(1) for place, part in seen.items()}

@@ -35,7 +35,8 @@ def audit(
     certifiers: Annotated[
         str | None,
         typer.Option(
-            help="Which to try, such as ibp,crown: ibp, crown-ibp, crown, alpha-crown, zonotope; none for none."
+            help="Which to try, such as ibp,crown: ibp, crown-ibp, crown, alpha-crown, full-alpha-crown, "
+            "branch-and-bound, zonotope; none for none."
         ),
     ] = None,
     limit: Limit = None,

@@ -26,7 +26,10 @@ def certify(
     data: Annotated[str | None, typer.Option(help="A data set of `casemate data`, or folder:PATH.")] = None,
     threat: Annotated[str | None, typer.Option(help="Norm and radius on [0, 1] images, such as linf:8/255.")] = None,
     certifier: Annotated[
-        str, typer.Option(help="ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope or hybrid.")
+        str,
+        typer.Option(
+            help="ibp, crown-ibp, crown, alpha-crown, full-alpha-crown, branch-and-bound, zonotope or hybrid."
+        ),
     ] = "ibp",
     slope: Annotated[
         str, typer.Option(help="crown: the line below an activation, adaptive, same, zero or one.")
@@ -34,7 +37,9 @@ def certify(
     relu: Annotated[
         str, typer.Option(help="zonotope, hybrid: what becomes of a ReLU: least-area, box, diagonal, switch or smooth.")
     ] = "least-area",
-    n_steps: Annotated[int, typer.Option(help="alpha-crown: steps of optimisation for each image.")] = 20,
+    n_steps: Annotated[
+        int, typer.Option(help="alpha-crown and full-alpha-crown: steps of optimisation for each image.")
+    ] = 20,
     radius: Annotated[
         bool, typer.Option("--radius", help="Where that much is not proved, find how much is, to 1/256 of it.")
     ] = False,
@@ -64,7 +69,17 @@ def certify(
     import torch
 
     from casemate import files, rng
-    from casemate.bounds import CROWN, CROWNIBP, IBP, AlphaCROWN, Bisection, BranchAndBound, ByZonotopes, Certifier
+    from casemate.bounds import (
+        CROWN,
+        CROWNIBP,
+        IBP,
+        AlphaCROWN,
+        Bisection,
+        BranchAndBound,
+        ByZonotopes,
+        Certifier,
+        FullAlphaCROWN,
+    )
     from casemate.bounds.relaxation import check_slope
     from casemate.cli import console
 
@@ -79,6 +94,8 @@ def certify(
             chosen = CROWN(slope=line)
         case "alpha-crown":
             chosen = AlphaCROWN(slope=line, n_steps=n_steps)
+        case "full-alpha-crown":
+            chosen = FullAlphaCROWN(slope=line, n_steps=n_steps)
         case "branch-and-bound":
             chosen = BranchAndBound(slope=line, n_steps=n_steps, timeout=timeout)
         case "zonotope" | "hybrid":
@@ -86,7 +103,7 @@ def certify(
         case _:
             raise CasemateError(
                 f"unknown certifier {certifier!r}: "
-                "choose ibp, crown-ibp, crown, alpha-crown, branch-and-bound, zonotope or hybrid"
+                "choose ibp, crown-ibp, crown, alpha-crown, full-alpha-crown, branch-and-bound, zonotope or hybrid"
             )
     if radius:
         chosen = Bisection(chosen)
