@@ -82,8 +82,8 @@ def test_no_bound_is_above_the_exact_one_and_each_is_as_tight_as_it_promises(see
 def test_optimised_inner_bounds_are_tighter_and_do_not_depend_on_the_other_images() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 8), nn.ReLU(),
-        nn.Linear(8, 3),
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 8),
+        nn.ReLU(), nn.Linear(8, 3),
     ).double().requires_grad_(False)  # fmt: skip
     x, threat, domain = torch.rand(4, 1, 9, 9, dtype=torch.float64), Linf(0.1), Intervals()
     graph = Tracing(model, x).graph()
