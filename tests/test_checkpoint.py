@@ -393,7 +393,7 @@ def test_a_mask_may_hold_minus_infinity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("net.onnx", "ONNX files are not opened yet"),
+        ("net.onnx", "cannot read net.onnx"),
         ("no/such/folder", "'no/such/folder' does not name a model: give a checkpoint folder"),
         ("no/such/file.py:net", r"no/such/file\.py is absent"),
         ("file.py:", "does not name a model"),

@@ -124,7 +124,7 @@ def test_require_sets_the_exit_status(place: Path) -> None:
         ("mine.py:fails", "no such luck"),
         ("mine.py:absent", "absent"),
         ("nowhere", "nowhere"),
-        ("model.onnx", "ONNX"),
+        ("model.onnx", "cannot read model.onnx"),
     ],
 )
 def test_a_model_that_cannot_be_audited_is_refused(place: Path, model: str, word: str) -> None:

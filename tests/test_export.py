@@ -47,6 +47,24 @@ def test_what_is_written_is_read_as_the_same_classifier(tmp_path: Path, images: 
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+def test_what_is_written_is_opened_and_audited(tmp_path: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = trained_a_little("gowal-small", norm=True)
+    write_network(network, tmp_path / "x.onnx", images)
+    monkeypatch.chdir(tmp_path)
+    opened = checkpoint.open_model("x.onnx")
+    assert not opened.model.training
+    torch.testing.assert_close(opened.model(images), network(images), rtol=1e-4, atol=1e-5)
+    assert opened.sha256 == checkpoint.open_model("x.onnx").sha256
+    with pytest.raises(CasemateError, match="has weights of its own"):
+        checkpoint.open_model("x.onnx", weights=tmp_path / "w.safetensors")
+    arguments = ["--data", "digits-sample", "--threat", "linf:0.01", "--limit", "20", "--json"]
+    certified = CliRunner().invoke(app, ["certify", "x.onnx", *arguments, "--certifier", "ibp"])
+    assert certified.exit_code == 0, certified.output
+    said = CliRunner().invoke(app, ["audit", "x.onnx", *arguments, "--run", "run", "--no-curves", "--preset", "quick"])
+    assert said.exit_code == 0, said.output
+    assert CliRunner().invoke(app, ["check", "run"]).exit_code == 0
+
+
 def test_a_network_with_branches_is_written_too(tmp_path: Path, images: Tensor) -> None:
     network = trained_a_little("diffai-resnet-tiny")
     assert write_network(network, tmp_path / "x.onnx", images) < 1e-3

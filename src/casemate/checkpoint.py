@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from casemate import files, models
 from casemate._version import __version__
 from casemate.errors import CasemateError
+from casemate.vnn.network import read_network
 
 FORMAT = "casemate-checkpoint-1"
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
-_FORMS = "a checkpoint folder, path/to/file.py:callable or package.module:callable"
+_FORMS = "a checkpoint folder, an ONNX file, path/to/file.py:callable or package.module:callable"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def load(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def open_model(spec: str, *, weights: Path | None = None) -> OpenedModel:
-    """The classifier that `spec` names: a checkpoint folder, `path/to/file.py:callable` or `package.module:callable`.
+    """The classifier that `spec` names: a checkpoint folder, an ONNX file, or code that makes one.
+
+    An ONNX file is one that `read_network` knows. Code is `path/to/file.py:callable` or `package.module:callable`.
 
     The callable takes no argument and returns the `nn.Module`; its code runs with its own folder (for a module, the
     working directory) importable and what it prints on standard error. `weights` is its state dict: .safetensors, or
@@ -116,7 +119,11 @@ def open_model(spec: str, *, weights: Path | None = None) -> OpenedModel:
         model, card = load(Path(spec))
         return OpenedModel(model, spec, fingerprint(model), card)
     if spec.lower().endswith(".onnx"):
-        raise CasemateError(f"{spec}: ONNX files are not opened yet; give {_FORMS}")
+        if weights is not None:
+            raise CasemateError(f"{spec} has weights of its own: leave out {weights}")
+        model, _ = read_network(Path(spec))
+        _refuse_not_finite(model, spec)
+        return OpenedModel(model, spec, fingerprint(model), {})
     source, colon, attribute = spec.rpartition(":")
     if not colon or not source or not attribute.isidentifier():
         hint = "; a weights file needs the code of its network: give both" if Path(spec).is_file() else ""
