@@ -55,7 +55,7 @@ class Traced:
         """The graph alone, for which a network is called only where its statistics or other processes ask for it."""
         raw = step.engine.model
         # Where several processes share each batch, their gradients meet through the call.
-        if normalises(raw) or torch.distributed.is_initialized():
+        if normalises(raw) or (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return self.called(model, x, step)[1]
         return self._graph(raw, x, {})
 
