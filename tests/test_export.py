@@ -13,9 +13,9 @@ from casemate.bounds import IBP
 from casemate.cli import app
 from casemate.defences import ResizePad
 from casemate.errors import CasemateError
+from casemate.models.from_onnx import read_network
 from casemate.threat import Linf
 from casemate.vnn.export import write_network
-from casemate.vnn.network import read_network
 
 
 @pytest.fixture

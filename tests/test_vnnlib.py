@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from casemate.errors import CasemateError
-from casemate.vnn.network import read_network
+from casemate.models.from_onnx import read_network
 from casemate.vnn.verify import verify
 from casemate.vnn.vnnlib import parse, read_property
 

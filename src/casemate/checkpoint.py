@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from casemate import files, models
 from casemate._version import __version__
 from casemate.errors import CasemateError
-from casemate.vnn.network import read_network
+from casemate.models.from_onnx import read_network
 
 FORMAT = "casemate-checkpoint-1"
 WEIGHTS = "model.safetensors"

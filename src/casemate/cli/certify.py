@@ -147,7 +147,7 @@ def certify(
 
 def _decide(model: str, vnnlib: Path, timeout: float, n_steps: int, json: bool) -> None:
     from casemate.cli import console
-    from casemate.vnn.network import read_network
+    from casemate.models.from_onnx import read_network
     from casemate.vnn.verify import printed, verify
     from casemate.vnn.vnnlib import read_property
 

@@ -1,1 +1,1 @@
-"""The formats of the neural network verification competition (VNN-COMP): ONNX networks and VNNLIB properties."""
+"""Properties (VNNLIB) and exports (ONNX) in the formats of the neural network verification competition (VNN-COMP)."""
