@@ -1,7 +1,8 @@
 """A step of interval training as a multiple of a natural step of the same network, batch, layout and precision.
 
-One batch of 256 MNIST images: forward, backward and the update by Adam, at rest as `casemate train` runs them. The last
-column weighs the phases as the built-in recipes do: 2% of the steps natural, 40% while eps grows, the rest after.
+One batch of 256 MNIST images: forward, backward and the update by Adam, in the layout that `casemate train` gives the
+network. The last column weighs the phases as the built-in recipes do: 2% of the steps natural, 40% while eps grows, the
+rest after.
 """
 
 import argparse

@@ -17,7 +17,7 @@ SOURCE = Path(casemate.__file__).parent
 # threat, classifier. A room imports from lines above its own, and nothing from its own line but itself.
 LINES = (
     ("errors", "_version"),
-    ("files", "malloc", "rng", "classifier", "losses", "sizes"),
+    ("files", "malloc", "rng", "classifier", "losses", "sizes", "user_code"),
     ("threat", "data"),
     ("defences", "search_copy"),
     ("models", "precision", "draws"),

@@ -5,17 +5,13 @@ Nothing here unpickles: weights are safetensors, or a `.pt`/`.pth` file opened w
 
 import contextlib
 import hashlib
-import importlib
-import importlib.util
 import json
 import pickle
-import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import safetensors.torch
@@ -25,8 +21,9 @@ from torch import Tensor, nn
 
 from casemate import files, models
 from casemate._version import __version__
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, first_line
 from casemate.models.from_onnx import read_network
+from casemate.user_code import guarded, made_by
 
 FORMAT = "casemate-checkpoint-1"
 WEIGHTS = "model.safetensors"
@@ -128,12 +125,12 @@ def open_model(spec: str, *, weights: Path | None = None) -> OpenedModel:
     if not colon or not source or not attribute.isidentifier():
         hint = "; a weights file needs the code of its network: give both" if Path(spec).is_file() else ""
         raise CasemateError(f"{spec!r} does not name a model: give {_FORMS}{hint}")
-    model = _run(spec, source, attribute)
+    model = made_by(spec, source, attribute)
     blank = _state(model)
     if weights is not None:
         state = _read_weights(weights)
         _refuse_mismatch(blank, state, str(weights))
-        _guarded(spec, lambda: model.load_state_dict(state))
+        guarded(spec, lambda: model.load_state_dict(state))
     _refuse_not_finite(model, spec if weights is None else str(weights))
     return OpenedModel(model.eval(), spec, fingerprint(model), {})
 
@@ -160,7 +157,7 @@ def _blank(card: Mapping[str, Any], what: str) -> nn.Module:
         with torch.device("meta"):
             return models.build(architecture, **arguments)
     except (RuntimeError, OverflowError, TypeError) as error:
-        raise CasemateError(f"{what} describes a network that cannot be built: {_first_line(error)}") from None
+        raise CasemateError(f"{what} describes a network that cannot be built: {first_line(error)}") from None
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -216,7 +213,7 @@ def _from_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CasemateError(f"{path} is not a whole safetensors file: {_first_line(error)}") from None
+        raise CasemateError(f"{path} is not a whole safetensors file: {first_line(error)}") from None
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -239,7 +236,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() instead"
         ) from None
     except Exception as error:  # torch.load lets through whatever a damaged file provokes.
-        raise CasemateError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise CasemateError(f"{path} cannot be read: {first_line(error)}") from None
     if not isinstance(state, dict):
         raise CasemateError(f"{path} holds a {type(state).__name__}, not a state dict; save model.state_dict() instead")
     for name, value in state.items():
@@ -252,79 +249,6 @@ def _is_torchscript(path: Path) -> bool:
     with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
     return False
-
-
-def _run(spec: str, source: str, attribute: str) -> nn.Module:
-    """Run the user's code and return the network it makes."""
-    is_file = source.endswith(".py")
-    path = Path(source).resolve()
-    if is_file and not path.is_file():
-        raise CasemateError(f"{source} is absent: {spec} needs it")
-    with _importable(path.parent if is_file else Path.cwd()), contextlib.redirect_stdout(sys.stderr):
-        module = _guarded(spec, lambda: _execute(path) if is_file else importlib.import_module(source))
-        if not hasattr(module, attribute):
-            raise CasemateError(f"{source} has no {attribute!r}: name a function in it that returns the network")
-        factory = getattr(module, attribute)
-        if isinstance(factory, nn.Module) or not callable(factory):
-            raise CasemateError(f"{spec} is a {type(factory).__name__}: name a function that returns the network")
-        model = _guarded(spec, factory)
-    if not isinstance(model, nn.Module):
-        raise CasemateError(f"{spec} returned a {type(model).__name__}: it must return an nn.Module")
-    return model
-
-
-def _guarded(spec: str, run: Callable[[], Any]) -> Any:
-    try:
-        return run()
-    except (Exception, SystemExit) as error:
-        raise CasemateError(f"{spec} failed with {type(error).__name__}: {_first_line(error)}") from error
-
-
-def _execute(path: Path) -> ModuleType:
-    name = f"casemate_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    # Dataclasses, pickling and compilers look a class's module up here.
-    sys.modules[name] = module
-    module_spec.loader.exec_module(module)
-    return module
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """`folder` first on the import path while open; its modules' namesakes from another model's folder step aside."""
-    _forget_namesakes(folder)
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(folder))
-
-
-def _forget_namesakes(folder: Path) -> None:
-    """Two models may each have a `net.py` beside them: the second must not be given the first one's.
-
-    A module whose folder is no longer on the import path was brought by an earlier model.
-    """
-    on_path = {Path(entry).resolve() for entry in sys.path} | {folder}
-    for name in [name for name in sys.modules if "." not in name]:
-        if not (folder / f"{name}.py").is_file() and not (folder / name / "__init__.py").is_file():
-            continue
-        origin = getattr(sys.modules[name], "__file__", None)
-        if origin is None:
-            continue
-        home = Path(origin).resolve().parent
-        if (home.parent if Path(origin).name == "__init__.py" else home) not in on_path:
-            for loaded in [loaded for loaded in sys.modules if loaded == name or loaded.startswith(f"{name}.")]:
-                del sys.modules[loaded]
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
 
 
 def _kind(tensor: Tensor) -> str:

@@ -15,3 +15,8 @@ class NoGradient(CasemateError):
 
 class Contradiction(RuntimeError):
     """An image that is both certified and broken: a bug in Casemate, never a result (design, section 1)."""
+
+
+def first_line(error: BaseException, otherwise: str = "no message") -> str:
+    """The first line of what an error says, `otherwise` where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), otherwise)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 from training_toys import log_of, quick, weights_of
 
-from casemate import checkpoint, data, files, precision
+from casemate import checkpoint, data, files, models, precision
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.training import guard
@@ -415,15 +416,15 @@ def test_the_whole_objective_is_in_the_precision_of_the_update(tmp_path: Path, m
 def test_bounds_too_are_trained_in_mixed_precision(tmp_path: Path, objective: dict[str, Any]) -> None:
     model = {"name": "gowal-small", "arguments": {"width": 2, "norm": True, "init": "ibp"}}
     recipe = quick(objective=objective, model=model, epochs=1, optimiser={"lr": 0.001, "clip": 10})
-    cards, weights = {}, {}
+    torch.manual_seed(recipe.seed)
+    start = parameters_to_vector(models.build(recipe.model.name, **recipe.model.arguments).parameters())
+    moved = []
     for name in ("float32", "bfloat16"):
-        cards[name] = train(recipe, tmp_path / name, Settings(accelerator="cpu", precision=name))
-        weights[name] = checkpoint.load(tmp_path / name)[0].state_dict()
-    assert cards["bfloat16"]["steps"] == 10
-    for name, exact in weights["float32"].items():
-        rounded = weights["bfloat16"][name]
-        if exact.is_floating_point():
-            assert rounded.dtype == torch.float32
-            # Adam moves a weight by at most about its rate in each of the 10 steps.
-            torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.05)
-    assert not torch.equal(weights["bfloat16"]["0.weight"], weights["float32"]["0.weight"])
+        card = train(recipe, tmp_path / name, Settings(accelerator="cpu", precision=name))
+        assert card["steps"] == 10
+        weights = parameters_to_vector(checkpoint.load(tmp_path / name)[0].parameters())
+        assert weights.dtype == torch.float32
+        moved.append(weights - start)
+    assert not torch.equal(*moved)
+    # 0.992 and more for these; rounding alone does not lead elsewhere.
+    assert torch.cosine_similarity(*moved, dim=0) > 0.97

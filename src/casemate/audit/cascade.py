@@ -12,7 +12,7 @@ from casemate import rng
 from casemate.attacks import Attack
 from casemate.audit.proofs import Proof, Proved, prove
 from casemate.audit.verdict import Block, Seconds
-from casemate.errors import CasemateError, Contradiction
+from casemate.errors import CasemateError, Contradiction, first_line
 from casemate.gradients import Engine
 from casemate.losses import Labels, Logits, margin
 from casemate.threat import Images, Threat
@@ -203,7 +203,7 @@ def attempt(
     except CasemateError as error:
         raise CasemateError(f"the attack {stage.name} stopped: {error}") from error
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "no message")
+        reason = first_line(error)
         raise CasemateError(f"the attack {stage.name} failed with {type(error).__name__}: {reason}") from error
     _refuse_invalid(stage, x_adv, x, index, threat)
     # The layout of a fresh copy, which is the one the stored bytes will be read back into: another layout may choose

@@ -21,7 +21,7 @@ from casemate.bounds import (
     Certifier,
     FullAlphaCROWN,
 )
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, first_line
 from casemate.gradients import Engine
 from casemate.losses import Labels
 from casemate.threat import Images, Threat
@@ -126,7 +126,7 @@ def _certificate(proof: Proof, engine: Engine, x: Images, y: Labels, threat: Thr
     except CasemateError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "no message")
+        reason = first_line(error)
         raise CasemateError(f"the certifier {proof.name} failed with {type(error).__name__}: {reason}") from error
 
 

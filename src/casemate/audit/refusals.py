@@ -6,7 +6,7 @@ from casemate import rng
 from casemate.audit.manifest import device_of
 from casemate.classifier import check_batch, check_logits
 from casemate.data import Dataset
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, first_line
 from casemate.gradients import Engine, evaluating
 from casemate.losses import Logits, cross_entropy
 from casemate.threat import Images
@@ -80,4 +80,4 @@ def _refuse_answers(engine: Engine, data: Dataset, start: int) -> int:
 
 
 def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return first_line(error, type(error).__name__)

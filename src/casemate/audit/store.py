@@ -20,7 +20,7 @@ from torch import Tensor
 from casemate import files
 from casemate.audit.manifest import FORMAT, now, refuse_difference
 from casemate.audit.verdict import EVIDENCE_SCHEMA, VERDICT_SCHEMA, Block, Seconds
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, first_line
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _read(path: Path, schema: pl.Schema) -> pl.DataFrame:
         raise CasemateError(f"{path} cannot be read: {error.strerror or error}") from None
     # Damaged bytes can make polars panic, which is no `Exception`.
     except (Exception, pl.exceptions.PanicException) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error, type(error).__name__)
         raise CasemateError(f"{path} is damaged ({reason}): {again}") from None
     if frame.schema != schema:
         raise CasemateError(f"{path} does not have the columns of its kind: {again}")

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from casemate.bounds import lowering
 from casemate.bounds.operations import Add, Concatenate, Multiply, Operation
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, first_line
 from casemate.gradients import evaluating
 from casemate.threat import Images
 
@@ -60,7 +60,7 @@ class Tracing:
             try:
                 self._traced = fx.GraphModule(model, fx.Tracer().trace(model))
             except Exception as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                reason = first_line(error, type(error).__name__)
                 raise CasemateError(
                     f"the classifier cannot be traced, so that nothing can be proved: {reason}"
                 ) from error

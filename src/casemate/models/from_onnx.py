@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, first_line
 
 
 def read_network(path: Path) -> tuple[nn.Sequential, tuple[int, ...]]:
@@ -27,9 +27,7 @@ def read_network(path: Path) -> tuple[nn.Sequential, tuple[int, ...]]:
     except OSError as error:
         raise CasemateError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:
-        raise CasemateError(
-            f"{path} cannot be read as ONNX: {next(iter(str(error).splitlines()), 'damaged')}"
-        ) from None
+        raise CasemateError(f"{path} cannot be read as ONNX: {first_line(error, 'damaged')}") from None
     constants = {part.name: torch.from_numpy(numpy_helper.to_array(part).copy()) for part in graph.initializer}
     inputs = [part for part in graph.input if part.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:

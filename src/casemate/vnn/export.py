@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from casemate import files
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, first_line
 from casemate.gradients import evaluating
 from casemate.threat import Images
 
@@ -63,5 +63,5 @@ def _export(model: nn.Module, image: Images, path: Path) -> None:
                 dynamic_axes={"image": batch, "logits": batch},
             )
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error, type(error).__name__)
             raise CasemateError(f"the classifier cannot be written as ONNX: {reason}") from None

@@ -190,12 +190,12 @@ def _falls(two_classes: Subject, attack: Attack) -> bool:
 
 def _falls_at_random(two_classes: Subject) -> bool:
     """Whether one of `N_RANDOM` points drawn from the threat model is of the other class, half of them on its rim."""
-    keys = rng.fold(two_classes.keys + torch.arange(N_RANDOM, device=two_classes.keys.device), "random")
-    x, threat = two_classes.x.expand(N_RANDOM, -1, -1, -1), two_classes.threat
-    inside, outward = threat.sample(x, keys).chunk(2)[0], rng.normal(keys, x.shape[1:]).chunk(2)[1]
-    half = x[: len(outward)]
-    rim = threat.project(half + threat.eps * threat.ascent(outward, half), half)
-    return bool(_crossed(two_classes, torch.cat([inside, rim])).any())
+    n, threat = N_RANDOM // 2, two_classes.threat
+    keys = rng.fold(two_classes.keys + torch.arange(n, device=two_classes.keys.device), "random")
+    x = two_classes.x.expand(n, -1, -1, -1)
+    outward = rng.normal(keys, x.shape[1:])
+    rim = threat.project(x + threat.eps * threat.ascent(outward, x), x)
+    return bool(_crossed(two_classes, torch.cat([threat.sample(x, keys), rim])).any())
 
 
 def _crossed(two_classes: Subject, points: Images) -> Tensor:
