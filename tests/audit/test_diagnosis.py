@@ -10,11 +10,13 @@ from torch import nn
 
 from casemate import PGD, Linf, audit, data, image_keys
 from casemate.audit.cascade import in_turn
-from casemate.audit.diagnosis import FAILURES, Diagnosis, diagnose, evaluation_of
+from casemate.audit.diagnosis import FAILURES, FOLLOWED, Diagnosis, diagnose, evaluation_of, shown
 from casemate.audit.presets import quick
 from casemate.audit.remedies import Mended, Plan, mended
 from casemate.audit.symptoms import Symptom
 from casemate.audit.symptoms.answers import answers_probabilities
+from casemate.audit.symptoms.binarization import binarization
+from casemate.audit.symptoms.slopes import unusable
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.testing import PLANTED_DEFENCES, PlantedDefence, models
@@ -23,6 +25,8 @@ from casemate.testing import PLANTED_DEFENCES, PlantedDefence, models
 BALL = Linf(0.3)
 SHOWN = data.load("digits-sample", "test", limit=100)
 N_DIAGNOSED = 32
+# Indicators of attack failure that are checks by another name.
+SAME_CHECK = {"I1": "G7", "I5": "G2", "I6": "G3"}
 
 
 def train(robust: bool, seed: int = 0) -> nn.Module:
@@ -70,6 +74,20 @@ def left(engine: Engine) -> int:
     return int(standing.sum())
 
 
+def tripped(model: nn.Module, stated: set[str]) -> set[str]:
+    """The checks that fail or warn of the classifier as it is, those that come after a failing one too."""
+    x, y = SHOWN.images[:N_DIAGNOSED], SHOWN.labels[:N_DIAGNOSED]
+    engine = Engine(model, precision="float32")
+    # Attacks need some gradient, be it wrong.
+    found = list(diagnose(engine, x, y, BALL, 0, stop_early=not stated & {"G2", "G3", "G4"}).symptoms)
+    subject = shown(engine, x, y, BALL, 0, N_DIAGNOSED)
+    if "G7" in stated:
+        found.append(unusable(subject))
+    if "BIN" in stated:
+        found.append(binarization(subject, FOLLOWED))
+    return {symptom.id for symptom in found if symptom.status in ("fail", "warn")}
+
+
 @pytest.mark.parametrize("planted", PLANTED_DEFENCES, ids=lambda planted: planted.name)
 def test_planted_defences_are_caught_and_fall_to_within_two_points_of_their_twin(
     planted: PlantedDefence, natural: nn.Module
@@ -78,7 +96,10 @@ def test_planted_defences_are_caught_and_fall_to_within_two_points_of_their_twin
     found = mended_for(model)
     seen = [symptom for remedy in found.applied for symptom in remedy.symptoms] + list(found.diagnosis.symptoms)
     caught = {symptom.id for symptom in seen if symptom.status in ("fail", "warn")}
-    assert caught & set(planted.trips), caught
+    stated = {SAME_CHECK.get(check, check) for check in planted.trips}
+    assert caught & stated, caught
+    # Probabilities are refused before anything else is asked.
+    assert stated == {"G12"} or stated <= (here := tripped(model, stated)), here
     assert left(found.plan.engine(model, precision="float32")) <= left(Engine(natural, precision="float32")) + 2
     # What is left of its symptoms is that it has them, and not that the attacks are fooled.
     assert found.diagnosis.evaluation == "no failure found", found.diagnosis.symptoms
@@ -147,31 +168,70 @@ def test_what_can_be_refused_is_refused_before_the_diagnosis(tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["probabilities", "input noise", "zero gradient"])
+def audited(model: nn.Module, folder: Path, **changes: object) -> audit.Summary:
+    images = data.load("digits-sample", "test", limit=24)
+    return audit.audit(
+        model, images, BALL, run=folder, preset="quick", curves=False, proofs=(), precision="float32", **changes
+    )
+
+
+@pytest.mark.parametrize("name", ["probabilities", "input noise", "zero gradient", "thermometer code"])
 def test_an_audit_of_a_planted_defence_can_be_resumed_and_checked(
     name: str, natural: nn.Module, tmp_path: Path
 ) -> None:
     (planted,) = (planted for planted in PLANTED_DEFENCES if planted.name == name)
-    model, images = planted(natural), data.load("digits-sample", "test", limit=24)
-
-    def run(folder: Path, **changes: object) -> audit.Summary:
-        return audit.audit(
-            model, images, BALL, run=folder, preset="quick", curves=False, proofs=(), precision="float32", **changes
-        )
+    model = planted(natural)
 
     def stop(progress: audit.Progress) -> None:
         if progress.done >= 16:
             raise KeyboardInterrupt
 
-    whole = run(tmp_path / "whole", block_size=7)
+    whole = audited(model, tmp_path / "whole", block_size=7)
     assert whole.bracket.broken > 15, whole.bracket
     assert whole.remedies
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "halves", block_size=16, progress=stop)
-    resumed = run(tmp_path / "halves", block_size=5, resume=True)
+        audited(model, tmp_path / "halves", block_size=16, progress=stop)
+    resumed = audited(model, tmp_path / "halves", block_size=5, resume=True)
     assert resumed.bracket == whole.bracket
     # By how much two answers of a random classifier differ is itself random.
     assert [remedy["did"] for remedy in resumed.remedies] == [remedy["did"] for remedy in whole.remedies]
     for folder in (tmp_path / "whole", tmp_path / "halves"):
-        found = audit.check(folder, model=model, data=images)
+        found = audit.check(folder, model=model, data=data.load("digits-sample", "test", limit=24))
         assert found.ok, found.failures
+
+
+class Decisions(nn.Module):
+    """One for the class and zero for the others, of an image in 8 levels: neither gradients nor scores lead anywhere."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.network((7 * x).round() / 7)
+        return nn.functional.one_hot(answer.argmax(dim=1), answer.shape[1]).float()
+
+
+def test_a_classifier_to_transfer_from_is_tried_and_its_gradient_is_a_way(natural: nn.Module, tmp_path: Path) -> None:
+    model = Decisions(natural)
+    whole = audited(model, tmp_path / "run", sources={"the twin": natural})
+    assert whole.attacks[-1].name.startswith(("transfer", "Square"))
+    assert "the gradient of the twin" in {way["name"] for way in whole.ways}
+    assert whole.bracket.attacked_accuracy == 0
+    again = audited(model, tmp_path / "run", sources={"the twin": natural}, resume=True)
+    assert again.bracket == whole.bracket
+    with pytest.raises(CasemateError, match=r"the twin, which is not at hand|cannot be resumed"):
+        audited(model, tmp_path / "run", resume=True)
+    with pytest.raises(CasemateError, match="it does not transfer from another"):
+        audited(model, tmp_path / "run", sources={"the twin": natural, "another": model}, resume=True)
+
+
+def test_a_source_of_other_logits_or_other_images_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    model = convolutional()
+    for source, reason in (
+        (nn.Sequential(convolutional(), nn.Linear(4, 3)), "has 3 logits, and the model has 4"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(5, 4)), "the other, to transfer from, is unfit"),
+    ):
+        with pytest.raises(CasemateError, match=reason):
+            audit.audit(model, dataset(model, 12), THREAT, run=tmp_path / "run", sources={"the other": source})
+    assert not (tmp_path / "run").exists()

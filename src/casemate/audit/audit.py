@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -21,8 +22,8 @@ from casemate.audit.curves import (
 )
 from casemate.audit.manifest import describe_run, device_of
 from casemate.audit.proofs import PROOFS, Proof, proofs_by_names, usable
-from casemate.audit.refusals import refuse_unfit, settle_search
-from casemate.audit.remedies import Plan, mended
+from casemate.audit.refusals import refuse_sources, refuse_unfit, settle_search
+from casemate.audit.remedies import BySource, Plan, keep, kept, mended
 from casemate.audit.store import Store
 from casemate.audit.summary import Summary, count_verdicts, summarise
 from casemate.audit.symptoms.answers import answers_probabilities
@@ -55,6 +56,7 @@ def audit(
     preset: str = "standard",
     stages: Sequence[Stage] | None = None,
     proofs: Sequence[Proof] | None = None,
+    sources: Mapping[str, nn.Module] = MappingProxyType({}),
     seed: int = 0,
     precision: Precision = "auto",
     batch_size: int | None = None,
@@ -71,7 +73,9 @@ def audit(
     """Give every image of `data` a verdict under `threat`, stored in the folder `run`; return what was found.
 
     `stages` is a cascade of one's own in place of a `preset`, and `proofs` are certifiers of one's own; those that know
-    nothing about the classifier are left out, and the run says why. `spec`, `weights`, `card` and `command` say in the
+    nothing about the classifier are left out, and the run says why. `sources` are other classifiers of the same
+    images by name, undefended or robust ones: adversarial images of theirs are tried on this one, and their gradient is
+    a way where its own is of no use. `spec`, `weights`, `card` and `command` say in the
     run where the model came from and how the audit was called; `check` opens `spec` again. Blocks of `block_size`
     images are stored one at a time, so a killed audit loses the block it is in and `resume` does what is missing. Which
     verdict an image gets depends on the seed, its index and itself, not on `block_size`, `batch_size` or resuming.
@@ -96,9 +100,10 @@ def audit(
     def engine_by(plan: Plan, draws: int | None = None) -> Engine:
         return plan.engine(model, precision=precision, batch_size=batch_size, draws=draws)
 
-    plan = _first_plan(model, data, earlier, diagnosis=diagnosis)
+    plan = _first_plan(model, data, run, earlier, sources, diagnosis=diagnosis)
     engine = engine_by(plan, earlier.get("draws"))
     n_logits = refuse_unfit(engine, data)
+    refuse_sources(plan, data, n_logits)
     cascade = presets.by_name(preset)(threat, n_logits) if stages is None else tuple(stages)
     _refuse_cascade(cascade, block_size)
     chosen = proofs_by_names(PROOFS[preset]) if proofs is None else tuple(proofs)
@@ -135,6 +140,7 @@ def audit(
         )
         if found is not None:
             files.write_json(run / "diagnosis.json", found.as_json())
+            keep(run, plan)
         store.begin(manifest, resume=resume)
         _copy_training_log(spec, run)
         session = _Session(store, engine, data, threat, seed, teller)
@@ -204,12 +210,25 @@ class _Session:
         files.write_json(path, found)
 
 
-def _first_plan(model: nn.Module, data: Dataset, earlier: Mapping[str, Any], *, diagnosis: bool) -> Plan:
+def _first_plan(
+    model: nn.Module,
+    data: Dataset,
+    run: Path,
+    earlier: Mapping[str, Any],
+    sources: Mapping[str, nn.Module],
+    *,
+    diagnosis: bool,
+) -> Plan:
     """The plan of the earlier session of the run; in a new one, what has to be known before the first question."""
-    if earlier:
-        return Plan.from_json(earlier["remedies"])
-    x = data.images[:2].to(device_of(model))
-    return Plan(logarithm=diagnosis and answers_probabilities(model, x))
+    device = device_of(model)
+    given = tuple(BySource(name, checkpoint.fingerprint(source), source) for name, source in sources.items())
+    if not earlier:
+        return Plan(diagnosis and answers_probabilities(model, data.images[:2].to(device)), sources=given)
+    known = kept(run, device) | {source.sha256: source.network for source in given}
+    plan = Plan.from_json(earlier["remedies"], known)
+    if stranger := next((source for source in given if source not in plan.sources), None):
+        raise CasemateError(f"{run} cannot be resumed: it does not transfer from {stranger.name}")
+    return plan
 
 
 def _refuse_namesakes(proofs: Sequence[Proof]) -> None:

@@ -4,6 +4,7 @@ import torch
 
 from casemate import rng
 from casemate.audit.manifest import device_of
+from casemate.audit.remedies.plan import Plan
 from casemate.classifier import check_batch, check_logits
 from casemate.data import Dataset
 from casemate.errors import CasemateError, first_line
@@ -34,6 +35,19 @@ def refuse_unfit(engine: Engine, data: Dataset) -> int:
             "it must have one for each class"
         )
     return n_logits
+
+
+def refuse_sources(plan: Plan, data: Dataset, n_logits: int) -> None:
+    """Raise `CasemateError` where a classifier to transfer from does not answer these images with as many logits."""
+    for source in plan.sources:
+        engine = Engine(source.network, precision="float32")
+        x = data.images[:2].to(device_of(source.network))
+        try:
+            found = answers(engine, x, rng.image_keys(0, torch.arange(len(x), device=x.device))).shape[1]
+        except CasemateError as error:
+            raise CasemateError(f"{source.name}, to transfer from, is unfit: {error}") from error
+        if found != n_logits:
+            raise CasemateError(f"{source.name}, to transfer from, has {found} logits, and the model has {n_logits}")
 
 
 def answers(engine: Engine, x: Images, keys: rng.Keys) -> Logits:

@@ -19,6 +19,7 @@ from casemate.cli.options import (
     ThreatText,
     Weights,
     command_line,
+    device_of,
     open_all,
     precision_of,
     resumable,
@@ -38,6 +39,10 @@ def audit(
             help="Which to try, such as ibp,crown: ibp, crown-ibp, crown, alpha-crown, full-alpha-crown, "
             "branch-and-bound, zonotope; none for none."
         ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Another MODEL to transfer from, undefended or robust; may be given several times."),
     ] = None,
     limit: Limit = None,
     weights: Weights = None,
@@ -60,6 +65,7 @@ def audit(
     """Give every image a verdict with evidence: a run folder that `check` replays, and its page."""
     from casemate import audit as auditing
     from casemate import report
+    from casemate.checkpoint import open_model
     from casemate.cli import console
 
     opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
@@ -74,6 +80,7 @@ def audit(
             run=folder,
             preset=preset,
             proofs=None if certifiers is None else auditing.proofs_by_names(_names(certifiers)),
+            sources={spec: open_model(spec).model.to(device_of(device)) for spec in source or ()},
             seed=seed,
             precision=precision_of(precision),
             batch_size=batch_size,

@@ -1,6 +1,7 @@
 """Each remedy keeps its word: it never changes a decision, and what it follows instead is the gradient it names."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,19 @@ from casemate.audit.remedies.plan import Plan
 from casemate.audit.remedies.scores import FromScores
 from casemate.audit.remedies.seeded import Seeded, seeded
 from casemate.audit.remedies.smoothed import Smoothed
-from casemate.audit.remedies.ways import Estimated, Nearby, Own, Plain, Through, UpTo, Way, as_json, from_json
+from casemate.audit.remedies.ways import (
+    BySource,
+    Estimated,
+    Learned,
+    Nearby,
+    Own,
+    Plain,
+    Through,
+    UpTo,
+    Way,
+    as_json,
+    from_json,
+)
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.losses import margin
@@ -35,6 +48,26 @@ def network() -> nn.Sequential:
 class Round(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (7 * x).round() / 7
+
+
+class Codes(nn.Module):
+    """Four switches for each value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = torch.arange(4, device=x.device)[:, None, None] / 4
+        return (x > levels).float()
+
+
+class RoundedInside(nn.Module):
+    """Rounds what a layer of its own with a true gradient answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = (7 * self.scale(x)).round()
+        return answer
 
 
 def gradient(model: nn.Module, x: Tensor, stand_in: nn.Module | None = None) -> Tensor:
@@ -192,14 +225,27 @@ def test_estimated_and_smoothed_gradients_are_those_of_a_linear_classifier() -> 
 
 def test_the_ways_are_found_from_outside() -> None:
     x = models.images(8, SHAPE)
-    found = ways_of(nn.Sequential(Round(), network()), x, Linf(0.1))
-    assert found == [Own(), UpTo("1", whole=True), Through(("0",)), Nearby(0.025)]
+
+    def ways(model: nn.Module) -> list[Way]:
+        # Which network has learnt it does not matter here.
+        found = ways_of(model.eval(), x, Linf(0.1), seed=0)
+        return [replace(way, sha256="") if isinstance(way, Learned) else way for way in found]
+
+    found = ways(nn.Sequential(Round(), network()))
+    assert found == [Own(), UpTo("1", whole=True), Through(("0",)), Learned(("0",), ""), Nearby(0.025)]
     # Nothing has touched the image before its first layer, and every layer's gradient is true.
-    assert ways_of(network(), x, Linf(0.1)) == [Own(), Nearby(0.025)]
-    inside = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Round(), nn.Linear(16, 4)).eval()
-    assert ways_of(inside, x, Linf(0.1)) == [Own(), Through(("2",)), Nearby(0.025)]
-    split = nn.Sequential(Round(), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 4)).eval()
-    assert UpTo("1", whole=False) in ways_of(split, x, Linf(0.1))
+    assert ways(network()) == [Own(), Nearby(0.025)]
+    inside = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Round(), nn.Linear(16, 4))
+    assert ways(inside) == [Own(), Through(("2",)), Learned(("2",), ""), Nearby(0.025)]
+    split = nn.Sequential(Round(), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 4))
+    assert UpTo("1", whole=False) in ways(split)
+    # No identity leads through a layer that changes the shape, nor around a container that rounds by itself.
+    coded = nn.Sequential(Codes(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(72, 4))
+    assert ways(coded) == [Own(), Learned(("0",), ""), Nearby(0.025)]
+    held = nn.Sequential(RoundedInside(), nn.Flatten(), nn.Linear(64, 4))
+    assert ways(held) == [
+        Own(), UpTo("1", whole=False), Through(("0",)), Learned(("0",), ""), Nearby(0.025)
+    ]  # fmt: skip
 
 
 def test_activations_that_write_into_their_input_and_layers_of_two_arguments_are_left_as_they_are() -> None:
@@ -218,7 +264,7 @@ def test_activations_that_write_into_their_input_and_layers_of_two_arguments_are
             answer: Tensor = self.last(self.added(hidden, hidden))
             return answer
 
-    assert ways_of(Network(), models.images(8, SHAPE), Linf(0.1)) == [Own(), Nearby(0.025)]
+    assert ways_of(Network(), models.images(8, SHAPE), Linf(0.1), seed=0) == [Own(), Nearby(0.025)]
 
 
 def test_the_radius_of_a_pixel_is_that_of_an_even_change() -> None:
@@ -228,26 +274,42 @@ def test_the_radius_of_a_pixel_is_that_of_an_even_change() -> None:
 
 
 WAYS: list[Way] = [
-    Own(), Plain(), UpTo("1.0", whole=False), Through(("a", "b")), Nearby(0.1), Estimated(0.1, 8)
+    Own(), Plain(), UpTo("1.0", whole=False), Through(("a", "b")), Learned(("a", "b"), "12ab"), Nearby(0.1),
+    BySource("another", "34cd"), Estimated(0.1, 8),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: type(way).__name__)
 def test_a_plan_is_what_its_run_stored(way: Way) -> None:
-    assert from_json(as_json(way)) == way
-    plan = Plan(logarithm=True, seeded="in batches", way=way, n_queries=5000)
-    assert Plan.from_json(plan.as_json()) == plan
+    assert from_json(as_json(way), {}) == way
+    source = BySource("another", "34cd", network())
+    plan = Plan(logarithm=True, seeded="in batches", way=way, n_queries=5000, sources=(source,))
+    assert Plan.from_json(plan.as_json(), {}) == plan
     assert plan.beyond(plan) == ""
     assert "5000 queries" in plan.beyond(Plan())
-    (stage,) = plan.stages(Linf(0.1))
-    assert stage.name == "Square-5000"
+    assert "transfer from another after" in plan.beyond(Plan())
+    assert [stage.name for stage in plan.stages(Linf(0.1))] == ["transfer from another", "Square-5000"]
     assert Plan().stages(Linf(0.1)) == ()
+
+
+def test_networks_of_a_stored_plan_are_those_that_are_known_and_none_else() -> None:
+    model = network()
+    plan = Plan(way=BySource("another", "34cd", model), sources=(BySource("another", "34cd", model),))
+    found = Plan.from_json(plan.as_json(), {"34cd": model})
+    assert found.stand_in(network()) is model
+    assert found.transfers()[0].source is model
+    lost = Plan.from_json(plan.as_json(), {"56ef": model})
+    for use in (lambda: lost.stand_in(model), lost.transfers):
+        with pytest.raises(CasemateError, match="the gradient of another, which is not at hand"):
+            use()
+    with pytest.raises(CasemateError, match="no classifier"):
+        Plan.from_json({**plan.as_json(), "sources": [as_json(Own())]}, {})
 
 
 def test_a_way_that_nobody_knows_is_refused() -> None:
     for stored in ({"kind": "Magic"}, {}, {"kind": "Nearby", "eps": 1}):
         with pytest.raises(CasemateError, match="no known way"):
-            from_json(stored)
+            from_json(stored, {})
 
 
 def test_all_remedies_together_decide_as_the_classifier_does() -> None:

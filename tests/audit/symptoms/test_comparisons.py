@@ -20,21 +20,20 @@ from casemate.audit.symptoms.paired import Pair, compared
 from casemate.threat import L1, L2, Linf
 
 PGD20 = PGD(n_steps=20, loss="margin")
-MEANINGS = {"G1": "one step against twenty", "G4": "random points against the gradient"}
 REMEDIES = {"G1": "smaller steps", "G4": "gradients from scores"}
 
 
 def pairs(one):  # type: ignore[no-untyped-def]
     gradient = attacked(one, PGD20, "PGD").broken
-    return {
-        "G1": compared(attacked(one, FGSM(loss="margin"), "FGSM").broken, gradient),
-        "G4": compared(attacked(one, RandomPoints(200), "random").broken, gradient),
-    }
+    return [
+        ("G1", "one step", compared(attacked(one, FGSM(loss="margin"), "FGSM").broken, gradient)),
+        ("G4", "random points", compared(attacked(one, RandomPoints(200), "random").broken, gradient)),
+    ]
 
 
 def test_a_plain_classifier_has_none() -> None:
     one = subject(Plain())
-    found = [*upsets(pairs(one), MEANINGS, REMEDIES), unbounded(one, PGD20), budgets(one, PGD20, 4)[0]]
+    found = [*upsets(pairs(one), REMEDIES), unbounded(one, PGD20), budgets(one, PGD20, 4)[0]]
     result = attacked(one, PGD20, "PGD")
     found += [inert(one, result), constrained(one, result)]
     assert {symptom.status for symptom in found} == {"pass"}, found
@@ -45,7 +44,7 @@ def test_a_hidden_gradient_shows_where_all_is_allowed_and_against_random_points(
     found = unbounded(one, PGD20)
     assert (found.id, found.status) == ("G3", "fail")
     assert found.statistic > 0.1
-    flipped = {symptom.id: symptom for symptom in upsets(pairs(one), MEANINGS, REMEDIES)}
+    flipped = {symptom.id: symptom for symptom in upsets(pairs(one), REMEDIES)}
     assert flipped["G4"].status in ("fail", "warn")
     assert flipped["G4"].remedy == "gradients from scores"
 
@@ -108,9 +107,16 @@ def test_the_whole_box_holds_black_and_white(threat) -> None:  # type: ignore[no
 def test_upsets_are_corrected_for_their_number() -> None:
     # 0.0078 alone is below 0.01; as the least of two it must be below 0.005.
     one = Pair(7, 0, 1000)
-    assert upsets({"G1": one}, MEANINGS, REMEDIES)[0].status == "fail"
-    assert upsets({"G1": one, "G4": one}, MEANINGS, REMEDIES)[0].status == "warn"
-    assert upsets({"G1": Pair(0, 9, 1000)}, MEANINGS, REMEDIES)[0].remedy == ""
+    assert upsets([("G1", "one", one)], REMEDIES)[0].status == "fail"
+    assert [found.status for found in upsets([("G1", "one", one), ("G4", "other", one)], REMEDIES)] == ["warn"] * 2
+    assert upsets([("G1", "one", Pair(0, 9, 1000))], REMEDIES)[0].remedy == ""
+
+
+def test_of_several_weaker_attacks_the_worst_is_the_symptom() -> None:
+    several = [("G4", "first", Pair(0, 9, 100)), ("G4", "second", Pair(40, 1, 100)), ("G4", "third", Pair(3, 0, 100))]
+    (found,) = upsets(several, REMEDIES)
+    assert (found.id, found.status, found.statistic) == ("G4", "fail", 40)
+    assert found.meaning.startswith("second against the gradient: 40 of 100 images")
 
 
 def test_no_gradient_and_no_success_go_together() -> None:

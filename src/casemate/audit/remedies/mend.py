@@ -1,18 +1,22 @@
 """The audit's answer to its own symptoms: diagnose, apply what the failing checks ask for, and diagnose again."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
 
+from casemate.attacks import Transfer
 from casemate.audit.diagnosis import Diagnosis, diagnose, shown
-from casemate.audit.remedies.candidates import linf_radius, ways_of
+from casemate.audit.remedies.candidates import ways_of
+from casemate.audit.remedies.imitate import imitated
 from casemate.audit.remedies.measure import Measured, best, measured
 from casemate.audit.remedies.plan import Plan
+from casemate.audit.remedies.radius import linf_radius
 from casemate.audit.remedies.seeded import seeded
 from casemate.audit.remedies.undeclared import declares_surrogate
-from casemate.audit.remedies.ways import Estimated, Way
+from casemate.audit.remedies.ways import BySource, Estimated, Way
 from casemate.audit.symptoms import Symptom
 from casemate.audit.symptoms.answers import PROBABILITIES
 from casemate.gradients import Engine
@@ -79,14 +83,15 @@ def mended(
 
     `model` is the classifier as it was given and `engine_by` makes the engine of a plan for it. x [N, C, H, W] with
     labels y are the images that `diagnose` may choose from. `start` is the plan of the first round, which knows of
-    answers that are probabilities. What no remedy mends stays in the verdict on the evaluation.
+    answers that are probabilities and of classifiers to transfer from. A small network that learns to answer as the
+    classifier does is one more of these. What no remedy mends stays in the verdict on the evaluation.
     """
-    mender = _Mender(model, engine_by, x, y, threat, seed, progress)
+    mender = _Mender(model, engine_by, x, y, threat, seed, start, progress)
     plan = start
     if plan.logarithm:
         mender.note([PROBABILITIES], plan, NOTHING)
     for _ in range(MAX_ROUNDS - 1):
-        diagnosis = diagnose(engine_by(plan), x, y, threat, seed, progress)
+        diagnosis = mender.diagnosis(plan)
         failing = [symptom for symptom in diagnosis.symptoms if symptom.status == "fail"]
         better = mender.better(plan, frozenset(symptom.id for symptom in failing)) if diagnosis.n else plan
         if better == plan:
@@ -94,7 +99,7 @@ def mended(
         mender.note(failing, better, plan)
         plan = better
     else:
-        diagnosis = diagnose(engine_by(plan), x, y, threat, seed, progress)
+        diagnosis = mender.diagnosis(plan)
     return Mended(diagnosis, plan, tuple(mender.applied), tuple(mender.ways))
 
 
@@ -108,9 +113,25 @@ class _Mender:
     y: Labels
     threat: Threat
     seed: int
+    start: Plan
     progress: Progress | None
     ways: list[Measured] = field(default_factory=list)
     applied: list[Applied] = field(default_factory=list)
+
+    def diagnosis(self, plan: Plan) -> Diagnosis:
+        def transfers() -> Sequence[Transfer]:
+            return replace(plan, sources=self.sources).transfers()
+
+        return diagnose(
+            self.engine_by(plan), self.x, self.y, self.threat, self.seed, self.progress, transfers=transfers
+        )
+
+    @cached_property
+    def sources(self) -> tuple[BySource, ...]:
+        """What was given to transfer from, and what is taught here to answer as the classifier does."""
+        self._tell("a small network learns to answer as the classifier does")
+        taught = imitated(self.engine_by(self.start), self.x, self.threat, self.seed)
+        return (*self.start.sources, *taught)
 
     def better(self, plan: Plan, failing: Collection[str]) -> Plan:
         """`plan` with the first remedy that changes it, itself where there is none."""
@@ -133,7 +154,11 @@ class _Mender:
         """Every way to a gradient but the last resort, compared once; also where a surrogate is declared."""
         if self.ways or not (MISLED & set(failing) or declares_surrogate(self.model)):
             return plan
-        return self._compared(plan, ways_of(self.model, self.x[:N_SHOWN], self.threat))
+        self._tell("what ways to a gradient there are")
+        candidates = ways_of(self.model, self.x[:N_SHOWN], self.threat, self.seed)
+        # Of a random classifier's points the mean over its own draws is to be followed.
+        elsewhere = () if self.engine_by(plan).random_answers else self.sources
+        return self._compared(plan, [*candidates, *elsewhere])
 
     def _by_scores(self, plan: Plan, failing: Collection[str]) -> Plan:
         if not MISLED & set(failing) or any(isinstance(one.way, Estimated) for one in self.ways):
@@ -141,7 +166,7 @@ class _Mender:
         return self._compared(plan, [Estimated(linf_radius(self.threat, self.x) / 2, N_PAIRS)])
 
     def _more_queries(self, plan: Plan, failing: Collection[str]) -> Plan:
-        return replace(plan, n_queries=N_QUERIES) if MISSED & set(failing) else plan
+        return replace(plan, n_queries=N_QUERIES, sources=self.sources) if MISSED & set(failing) else plan
 
     def _compared(self, plan: Plan, candidates: list[Way]) -> Plan:
         subject = shown(self.engine_by(plan), self.x, self.y, self.threat, self.seed, N_SHOWN)

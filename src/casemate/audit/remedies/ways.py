@@ -1,7 +1,8 @@
 """The ways to a gradient that an audit can take where a classifier's own misleads, as values that a run records."""
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from casemate.audit.remedies.identity import IdentityUpTo, PassedThrough
 from casemate.audit.remedies.scores import FromScores
 from casemate.audit.remedies.smoothed import Smoothed
 from casemate.audit.remedies.undeclared import without_surrogates
+from casemate.defences.learned import LearnedSurrogate
 from casemate.errors import CasemateError
 
 
@@ -63,6 +65,29 @@ class Through:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """The submodules `names` answer themselves, and the gradient is that of networks that learnt to answer as they do.
+
+    `taught` holds those networks in the order of the names, and `sha256` says which they are.
+    """
+
+    names: tuple[str, ...]
+    sha256: str
+    taught: nn.ModuleList | None = field(default=None, repr=False, compare=False)
+
+    def stand_in(self, model: nn.Module) -> nn.Module:
+        if self.taught is None:
+            raise _absent(self)
+        stand_in = copy.deepcopy(model)
+        for name, network in zip(self.names, self.taught, strict=True):
+            stand_in.set_submodule(name, LearnedSurrogate(stand_in.get_submodule(name), network))
+        return stand_in
+
+    def __str__(self) -> str:
+        return f"the gradient of what learnt to answer as {', '.join(map(repr, self.names))}"
+
+
+@dataclass(frozen=True)
 class Nearby:
     """The gradient averaged over points at a standard deviation of `sigma`."""
 
@@ -73,6 +98,30 @@ class Nearby:
 
     def __str__(self) -> str:
         return f"its own gradient, averaged over points nearby (deviation {self.sigma:.2g})"
+
+
+@dataclass(frozen=True)
+class BySource:
+    """The gradient of another classifier, `source`, which reports call `name`; `sha256` says which it is.
+
+    Each point is judged by the classifier's own logits: a transfer that sees how far it has come.
+    """
+
+    name: str
+    sha256: str
+    source: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def network(self) -> nn.Module:
+        if self.source is None:
+            raise _absent(self)
+        return self.source
+
+    def stand_in(self, model: nn.Module) -> nn.Module:
+        return self.network
+
+    def __str__(self) -> str:
+        return f"the gradient of {self.name}"
 
 
 @dataclass(frozen=True)
@@ -89,18 +138,33 @@ class Estimated:
         return f"a gradient estimated from {2 * self.n_pairs} scores (deviation {self.sigma:.2g})"
 
 
-Way = Own | Plain | UpTo | Through | Nearby | Estimated
-_KINDS: dict[str, Callable[..., Way]] = {kind.__name__: kind for kind in (Own, Plain, UpTo, Through, Nearby, Estimated)}
+Way = Own | Plain | UpTo | Through | Learned | Nearby | BySource | Estimated
+_KINDS: dict[str, Callable[..., Way]] = {
+    kind.__name__: kind for kind in (Own, Plain, UpTo, Through, Learned, Nearby, BySource, Estimated)
+}
+# Networks by their fingerprints: those that ways name and a run keeps elsewhere.
+Known = Mapping[str, nn.Module]
 
 
 def as_json(way: Way) -> dict[str, Any]:
-    return {"kind": type(way).__name__, **asdict(way)}
+    values = {field.name: getattr(way, field.name) for field in fields(way) if field.compare}
+    return {"kind": type(way).__name__, **values}
 
 
-def from_json(stored: Mapping[str, Any]) -> Way:
-    """The way that `as_json` wrote; raises `CasemateError` where it is none."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+def from_json(stored: Mapping[str, Any], known: Known) -> Way:
+    """The way that `as_json` wrote, with its network where that is `known`; raises `CasemateError` where it is none."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     try:
-        return _KINDS[str(fields.pop("kind"))](**fields)
+        kind = _KINDS[str(values.pop("kind"))]
+        network = known.get(str(values.get("sha256")))
+        if kind is Learned:
+            values["taught"] = network
+        elif kind is BySource:
+            values["source"] = network
+        return kind(**values)
     except (KeyError, TypeError) as error:
         raise CasemateError(f"the run names no known way to a gradient: {error}") from None
+
+
+def _absent(way: Way) -> CasemateError:
+    return CasemateError(f"the run follows {way}, which is not at hand: give it again, or make the run again")

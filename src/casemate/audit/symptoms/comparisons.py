@@ -3,7 +3,7 @@
 Each attack is run on the same images from the same keys, and what it breaks is judged by the classifier itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,21 +68,28 @@ def constrained(subject: Subject, found: Result) -> Symptom:
     return Symptom("G14", "pass", outside, "all of the attack's points are images of the threat model")
 
 
-def upsets(pairs: Mapping[str, Pair], meanings: Mapping[str, str], remedies: Mapping[str, str]) -> list[Symptom]:
-    """One symptom for each pair of attacks, of which the first must be the weaker; corrected for their number.
+def upsets(pairs: Sequence[tuple[str, str, Pair]], remedies: Mapping[str, str]) -> list[Symptom]:
+    """One symptom for each check whose weaker attacks are among `pairs`: the check's id, the weaker attack's name, the
+    pair of it and the stronger one. Corrected for their number.
 
-    The statistic is the number of images that only the weaker one broke. `meanings` say what the two are.
+    The worst pair of a check counts. The statistic is the number of images that only that weaker attack broke.
     """
-    rejected = significant([pair.p_value for pair in pairs.values()])
-    found = []
-    for (name, pair), is_significant in zip(pairs.items(), rejected, strict=True):
+    rejected = significant([pair.p_value for _, _, pair in pairs])
+    found: dict[str, Symptom] = {}
+    for (check, name, pair), is_significant in zip(pairs, rejected, strict=True):
         status = pair.status(significant=is_significant)
         meaning = (
-            f"{meanings[name]}: {pair.weaker_only} of {pair.n} images fall to the weaker alone, "
+            f"{name} against the gradient: {pair.weaker_only} of {pair.n} images fall to the weaker alone, "
             f"{pair.stronger_only} to the stronger alone"
         )
-        found.append(Symptom(name, status, pair.weaker_only, meaning, "" if status == "pass" else remedies[name]))
-    return found
+        symptom = Symptom(check, status, pair.weaker_only, meaning, "" if status == "pass" else remedies[check])
+        if check not in found or _severity(symptom) > _severity(found[check]):
+            found[check] = symptom
+    return list(found.values())
+
+
+def _severity(symptom: Symptom) -> tuple[int, float]:
+    return ("pass", "warn", "fail").index(symptom.status), symptom.statistic
 
 
 def unbounded(subject: Subject, attack: Attack) -> Symptom:
