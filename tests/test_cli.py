@@ -346,3 +346,17 @@ def test_audit_takes_certifiers_by_name(place: Path) -> None:
         assert result.returncode == 0, result.stderr
         assert [proof["name"] for proof in json.loads(result.stdout)["certifiers"]] == listed
     assert "unknown certifier 'magic'" in refused(casemate(*arguments, "--certifiers", "magic", cwd=place))
+
+
+def test_audit_transfers_from_other_models(place: Path) -> None:
+    (place / "net.py").write_text(NETWORK)
+    arguments = ("audit", "net.py:network", *AUDIT, "--no-curves", "--no-diagnosis", "--json")
+    result = casemate(*arguments, "--source", "mine.py:network", "--run", "run", cwd=place)
+    assert result.returncode == 0, result.stderr
+    last = json.loads(result.stdout)["attacks"][-1]
+    assert last["name"] == "transfer from mine.py:network"
+    (source,) = json.loads((place / "run" / "run.json").read_text())["remedies"]["sources"]
+    assert source["name"] == "mine.py:network"
+    assert casemate("check", "run", cwd=place).returncode == 0
+    assert "has 2 logits" in refused(casemate(*arguments, "--source", "mine.py:two_classes", "--run", "two", cwd=place))
+    assert "nowhere" in refused(casemate(*arguments, "--source", "nowhere", "--run", "none", cwd=place))

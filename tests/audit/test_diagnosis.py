@@ -201,7 +201,7 @@ def test_an_audit_of_a_planted_defence_can_be_resumed_and_checked(
 
 
 class Decisions(nn.Module):
-    """One for the class and zero for the others, of an image in 8 levels: neither gradients nor scores lead anywhere."""
+    """One for the class and zero for the others, of an image in 8 levels: gradient and scores say nothing."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -11,6 +11,8 @@ from casemate.defences.generator import fit_generator as fit_generator
 from casemate.defences.jpeg import JPEG as JPEG
 from casemate.defences.k_winners import KWinners as KWinners
 from casemate.defences.k_winners import with_k_winners as with_k_winners
+from casemate.defences.learned import LearnedSurrogate as LearnedSurrogate
+from casemate.defences.learned import learned_surrogate as learned_surrogate
 from casemate.defences.lid import LID as LID
 from casemate.defences.lid import local_dimension as local_dimension
 from casemate.defences.pixel_defend import PixelDefend as PixelDefend
