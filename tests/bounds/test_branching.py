@@ -1,6 +1,8 @@
 """Branch and bound against the exact least margin of tiny networks, which all patterns of signs give."""
 
 import itertools
+import time
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 
 from casemate import Linf
 from casemate.bounds import AlphaCROWN, BranchAndBound
+from casemate.vnn import verify as module
+from casemate.vnn.vnnlib import Property
 
 EPS = 0.3
 
@@ -45,3 +49,69 @@ def test_it_decides_as_the_exact_least_margin_does(seed: int) -> None:
     if abs(exact) > 1e-3:
         assert bool(found.holds) == (exact > 0)
     assert bool(found.holds) or not bool(AlphaCROWN().certify(model, x, y, Linf(EPS)).holds)
+
+
+def _property(x: Tensor, y: int, eps: float = EPS) -> Property:
+    """That the other class is at least as likely somewhere near x."""
+    row = torch.tensor([1.0, -1.0] if y == 0 else [-1.0, 1.0], dtype=torch.float64)
+    image = x.double().flatten()
+    return Property((image - eps).clamp(min=0), (image + eps).clamp(max=1), (((row, 0.0),),))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_where_a_bound_is_worst_it_shows_the_counter_example(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a descent from anywhere else a property is answered as the exact least margin says."""
+    monkeypatch.setattr(module._Descent, "anywhere", lambda self: None)
+    model = _network(seed)
+    x = torch.rand(1, 1, 2, 2)
+    y = int(model(x).argmax(dim=1))
+    exact = _exact(model, x, y)
+    prop = _property(x, y)
+    found = module.verify(model, (1, 2, 2), prop, timeout=20)
+    if abs(exact) > 1e-3:
+        assert found.verdict == ("unsat" if exact > 0 else "sat")
+    if found.x is not None:
+        assert bool(((found.x.double() >= prop.lower) & (found.x.double() <= prop.upper)).all())
+        assert found.x.dtype == torch.float32
+        answer = model(found.x.view(1, 1, 2, 2))[0]
+        assert float(answer[y]) <= float(answer[1 - y])
+
+
+def test_a_hard_case_does_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first case is one that no search ends, the second has a counter-example that only a search shows."""
+    monkeypatch.setattr(module._Descent, "anywhere", lambda self: None)
+    seconds = []
+
+    def endless(bounds, row, n_steps, deadline, offset=0.0, refuted=None):  # type: ignore[no-untyped-def]
+        if not bool(row.any()):
+            while time.monotonic() < deadline:
+                pass
+            return torch.tensor(-1.0)
+        seconds.append(deadline - time.monotonic())
+        return real(bounds, row, n_steps, deadline, offset, refuted)
+
+    real = module.search
+    monkeypatch.setattr(module, "search", endless)
+    monkeypatch.setattr(module, "FIRST_SEARCH", 0.1)
+    seed, x = next((seed, x) for seed, x in _images() if _exact(_network(seed), x, _label(seed, x)) < -0.01)
+    prop = _property(x, _label(seed, x))
+    hard = ((torch.zeros(2, dtype=torch.float64), 1.0),)
+    found = module.verify(_network(seed), (1, 2, 2), Property(prop.lower, prop.upper, (hard, *prop.cases)), timeout=20)
+    assert found.verdict == "sat"
+    assert seconds[0] < 1
+
+
+def test_no_time_is_no_answer() -> None:
+    seed, x = next(iter(_images()))
+    found = module.verify(_network(seed), (1, 2, 2), _property(x, _label(seed, x), 1.0), timeout=0)
+    assert found.verdict == "timeout"
+
+
+def _images() -> Iterator[tuple[int, Tensor]]:
+    for seed in range(12):
+        torch.manual_seed(100 + seed)
+        yield seed, torch.rand(1, 1, 2, 2)
+
+
+def _label(seed: int, x: Tensor) -> int:
+    return int(_network(seed)(x).argmax(dim=1))

@@ -12,6 +12,8 @@ function that is off by no more than that, so nothing else is lost.
 """
 
 import copy
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -53,6 +55,8 @@ class LinearBounds:
     domain: Intervals
     slope: Slope = "adaptive"
     tighten: bool = True
+    # Of `time.monotonic`: what is not reached by then keeps its interval of the forward pass.
+    deadline: float = math.inf
     boxes: list[Interval] = field(default_factory=list)
     _errors: dict[int, Tensor | None] = field(default_factory=dict)
     _relaxed: dict[int, Lines] = field(default_factory=dict)
@@ -80,7 +84,7 @@ class LinearBounds:
         """What C z is at least, for the result z of the node `place`; without `rounded` up to rounding.
 
         `added` are coefficients [batch, row, *shape] of other nodes that are added to C z (the multipliers of
-        beta-CROWN); `seen` is filled with the coefficients of each activation's result, by its node.
+        beta-CROWN); `seen` is filled with the coefficients of the results of activations, by node, and of the image, 0.
         """
         pending = {place: coefficients}
         values = coefficients.values
@@ -102,7 +106,11 @@ class LinearBounds:
                 total = total + constant
             for source, part in zip(node.inputs, parts, strict=True):
                 pending[source] = together(pending[source], part) if source in pending else part
-        return total + self._least(pending[0]) if 0 in pending else total
+        if 0 not in pending:
+            return total
+        if seen is not None:
+            seen[0] = pending[0]
+        return total + self._least(pending[0])
 
     def margins(self, y: Labels, slopes: Slopes | None = None, *, rounded: bool = True) -> Margins:
         """Lower bounds of the logit of the label minus that of each rival."""
@@ -178,6 +186,8 @@ class LinearBounds:
         # that the bounds of an image do not depend on the others.
         chosen = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :n_rows]
         for at in chosen.split(self._rows_at_once(place), dim=1):
+            if time.monotonic() >= self.deadline:
+                break
             shape = self.graph.nodes[place].shape
             least, most = (self._at_least(place, units(at, shape, sign, lower)) for sign in (1, -1))
             own = open_.gather(1, at)

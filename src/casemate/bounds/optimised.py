@@ -48,7 +48,7 @@ def optimised(bounds: LinearBounds, place: int, rows: Coefficients, n_steps: int
     seen: dict[int, Coefficients] = {}
     with torch.no_grad():
         first = bounds.lower(place, rows, seen=seen)
-        slopes = {at: _first_slopes(bounds, at, form).requires_grad_() for at, form in seen.items()}
+        slopes = {at: _first_slopes(bounds, at, form).requires_grad_() for at, form in seen.items() if at}
     if not slopes:
         return first
     best = {at: slope.detach().clone() for at, slope in slopes.items()}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from casemate.bounds.coefficients import Coefficients, Dense
+from casemate.bounds.graph import Node
 from casemate.bounds.interval import Interval
 from casemate.bounds.linear import LinearBounds
 from casemate.bounds.operations import LeakyReLU
@@ -45,12 +46,24 @@ class Splits:
         return Splits(signs, slopes, multipliers)
 
 
+@dataclass(frozen=True, eq=False)
+class Least:
+    """Lower bounds `lower` [n] in sub-domains, rounding taken off, and what they were found by.
+
+    `coefficients` [n, *shape] are those of the bound in each node that feeds an activation, taken at the activation's
+    result. `corner` [n, *image] is where in the box its linear function of the image is least: what the sub-domain has
+    against the bound, if anything.
+    """
+
+    lower: Tensor
+    coefficients: dict[int, Tensor]
+    corner: Tensor
+
+
 def unsplit(bounds: LinearBounds) -> Splits:
     """The whole domain of one image; empty mappings where the graph has no activation."""
     slopes = {
-        node.inputs[0]: bounds.relaxed(place).below.slope.detach().clone()
-        for place, node in enumerate(bounds.graph.nodes)
-        if isinstance(node.operation, LeakyReLU)
+        node.inputs[0]: bounds.relaxed(place).below.slope.detach().clone() for place, node in _activations(bounds)
     }
     zeros = {source: torch.zeros_like(slope) for source, slope in slopes.items()}
     return Splits(zeros, slopes, {source: zero.clone() for source, zero in zeros.items()})
@@ -73,16 +86,19 @@ def restricted(bounds: LinearBounds, signs: dict[int, Tensor]) -> LinearBounds:
     return bounds.between(boxes)
 
 
-def least(bounds: LinearBounds, row: Tensor, splits: Splits, n_steps: int) -> tuple[Tensor, dict[int, Tensor]]:
-    """Lower bounds [n] of row [classes] times the logits in each sub-domain, rounding taken off.
+def at_first(bounds: LinearBounds, row: Tensor, splits: Splits) -> Tensor:
+    """`least` before any step and up to rounding, which is enough to choose by: one pass back."""
+    slopes, multipliers = splits.slopes, splits.multipliers
+    with torch.no_grad():
+        return _below(restricted(bounds, splits.signs), row, splits, slopes, multipliers, rounded=False)
 
-    Slopes and multipliers of `splits` become the best found in `n_steps` of projected Adam. Also the coefficients
-    [n, *shape] of each node that feeds an activation, taken at the activation's result.
+
+def least(bounds: LinearBounds, row: Tensor, splits: Splits, n_steps: int) -> Least:
+    """Lower bounds of row [classes] times the logits in each sub-domain.
+
+    Slopes and multipliers of `splits` become the best found in `n_steps` of projected Adam.
     """
     inside = restricted(bounds, splits.signs)
-    nodes = bounds.graph.nodes
-    activations = {place: node for place, node in enumerate(nodes) if isinstance(node.operation, LeakyReLU)}
-    rows = Dense(row.expand(len(splits), 1, *row.shape))
     slopes = {source: part.clone().requires_grad_() for source, part in splits.slopes.items()}
     betas = {source: part.clone().requires_grad_() for source, part in splits.multipliers.items()}
     adam = torch.optim.Adam(
@@ -91,15 +107,8 @@ def least(bounds: LinearBounds, row: Tensor, splits: Splits, n_steps: int) -> tu
     schedule = torch.optim.lr_scheduler.ExponentialLR(adam, DECAY)
     best = torch.full((len(splits),), -torch.inf, dtype=row.dtype, device=row.device)
 
-    def bound(
-        a: dict[int, Tensor], b: dict[int, Tensor], rounded: bool, seen: dict[int, Coefficients] | None
-    ) -> Tensor:
-        lines = {place: a[node.inputs[0]][:, None] for place, node in activations.items()}
-        added = {source: -(splits.signs[source] * part)[:, None] for source, part in b.items()}
-        return inside.lower(len(nodes) - 1, rows, lines, rounded=rounded, added=added, seen=seen).squeeze(1)
-
     for step in range(n_steps + 1):
-        found = bound(slopes, betas, False, None)
+        found = _below(inside, row, splits, slopes, betas, rounded=False)
         better = found.detach() > best
         best = torch.where(better, found.detach(), best)
         for kept, tried in ((splits.slopes, slopes), (splits.multipliers, betas)):
@@ -112,12 +121,38 @@ def least(bounds: LinearBounds, row: Tensor, splits: Splits, n_steps: int) -> tu
         adam.step()
         schedule.step()
         with torch.no_grad():
-            for node in activations.values():
+            for _, node in _activations(bounds):
                 assert isinstance(node.operation, LeakyReLU)
                 slopes[node.inputs[0]].clamp_(node.operation.slope, 1)
             for part in betas.values():
                 part.clamp_(min=0)
     seen: dict[int, Coefficients] = {}
     with torch.no_grad():
-        lowest = bound(splits.slopes, splits.multipliers, True, seen)
-    return lowest, {nodes[place].inputs[0]: part.dense().values.squeeze(1) for place, part in seen.items()}
+        lowest = _below(inside, row, splits, splits.slopes, splits.multipliers, rounded=True, seen=seen)
+    nodes, image = bounds.graph.nodes, inside.image
+    of_image = seen.pop(0, None)
+    slope = torch.zeros_like(image.centre) if of_image is None else of_image.dense().values.squeeze(1)
+    before = {nodes[place].inputs[0]: part.dense().values.squeeze(1) for place, part in seen.items()}
+    return Least(lowest, before, image.centre - slope.sign() * image.radius)
+
+
+def _below(
+    inside: LinearBounds,
+    row: Tensor,
+    splits: Splits,
+    slopes: dict[int, Tensor],
+    multipliers: dict[int, Tensor],
+    *,
+    rounded: bool,
+    seen: dict[int, Coefficients] | None = None,
+) -> Tensor:
+    """Lower bounds [n] by these slopes and multipliers."""
+    rows = Dense(row.expand(len(splits), 1, *row.shape))
+    lines = {place: slopes[node.inputs[0]][:, None] for place, node in _activations(inside)}
+    added = {source: -(splits.signs[source] * part)[:, None] for source, part in multipliers.items()}
+    last = len(inside.graph.nodes) - 1
+    return inside.lower(last, rows, lines, rounded=rounded, added=added, seen=seen).squeeze(1)
+
+
+def _activations(bounds: LinearBounds) -> list[tuple[int, Node]]:
+    return [(place, node) for place, node in enumerate(bounds.graph.nodes) if isinstance(node.operation, LeakyReLU)]

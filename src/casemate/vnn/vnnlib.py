@@ -12,6 +12,9 @@ from casemate.errors import CasemateError
 
 Form = str | list["Form"]
 
+# Of each case its constraints, the row and the number of row @ outputs + number <= 0.
+Cases = tuple[tuple[tuple[Float64[Tensor, "outputs"], float], ...], ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Property:
@@ -22,7 +25,7 @@ class Property:
 
     lower: Float64[Tensor, "inputs"]
     upper: Float64[Tensor, "inputs"]
-    cases: tuple[tuple[tuple[Float64[Tensor, "outputs"], float], ...], ...]
+    cases: Cases
 
 
 def read_property(path: Path) -> Property:
