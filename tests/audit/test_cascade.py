@@ -5,7 +5,7 @@ from audit_toys import STAGES, THREAT, Moves, Returns, convolutional, dataset, i
 
 from casemate.attacks import PGD, MultiTarget
 from casemate.audit import Stage
-from casemate.audit.cascade import run_block
+from casemate.audit.cascade import in_turn, run_block
 from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.threat import Linf
@@ -55,6 +55,30 @@ def test_the_verdicts_of_planted_attacks():
     # Each stage on what still stands; then the later ones on what is broken, and nothing on what is misclassified.
     broken = " on broken images"
     assert told == [("small", 3), ("large", 2), ("back", 1), ("large" + broken, 1), ("back" + broken, 2)]
+
+
+def test_a_stage_for_margins_that_have_shrunk_runs_on_those_alone():
+    """Margins of 0.2, 0.1 and 0.05, of which 0.06 is taken: 70%, 40% and less than nothing are left."""
+    x, y, told = flat(0.3, 0.4, 0.45), torch.tensor([0, 0, 0]), []
+    stages = [
+        Stage("small", Moves(0.06)),
+        Stage("near", Moves(0.08), within=0.5),
+        Stage("nearer", Moves(0.09), within=0.1),
+        Stage("back", Moves(-0.1)),
+    ]
+    block = block_of(stages, x, y, progress=lambda name, n: told.append((name, n)))
+    broken = " on broken images"
+    assert told == [
+        ("small", 3), ("near", 1), ("back", 2), ("near" + broken, 1), ("nearer" + broken, 1), ("back" + broken, 1)
+    ]  # fmt: skip
+    assert block.verdicts()["broken_by"].to_list() == [[], [], ["small", "near", "nearer"]]
+    assert block.verdicts()["margin"].to_list() == pytest.approx([0.14, 0.02, -0.01], abs=1e-6)
+    left = list(in_turn(Engine(Brightness()), x, y, BALL, stages, 0))
+    assert [int(standing.sum()) for standing in left] == [3, 2, 2, 2, 2]
+    # What an image gets does not depend on the others.
+    for at in range(3):
+        alone = run_block(Engine(Brightness()), x[at : at + 1], y[:1], torch.tensor([at]), BALL, stages, 0)
+        assert alone.verdicts().equals(block.verdicts()[at])
 
 
 @pytest.mark.parametrize(

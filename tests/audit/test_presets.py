@@ -28,10 +28,24 @@ def test_the_standard_cascade():
         "PGD-20 cross-entropy",
         "PGD-20 margin",
         "MultiTarget 3 x APGD-50 margin",
-        "MultiTarget 9 x APGD-30 dlr",
-        "Square-500",
+        "MultiTarget 9 x APGD-30 dlr within 40%",
+        "MultiTarget 9 x APGD-100 dlr within 20%",
+        "Square-100",
+        "Square-5000 within 12%",
     ]
     assert names("quick") == names("standard")[:3]
+
+
+def test_long_searches_are_for_images_whose_margin_has_shrunk():
+    within = {stage.name: stage.within for stage in PRESETS["standard"](Linf(0.3), 10) if stage.within < 1}
+    assert list(within.values()) == [0.4, 0.2, 0.12]
+    assert all(name.endswith(f"within {share:.0%}") for name, share in within.items())
+    # Thorough runs the same searches on all images.
+    thorough = {stage.name: stage for stage in PRESETS["thorough"](Linf(0.3), 10)}
+    for stage in PRESETS["standard"](Linf(0.3), 10):
+        if stage.within < 1:
+            found = thorough[stage.name.partition(" within")[0]]
+            assert (found.attack, found.within) == (stage.attack, 1)
 
 
 def test_thorough_restarts_fifty_times():

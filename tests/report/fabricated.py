@@ -164,7 +164,7 @@ def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[
         "seconds": 812.3,
     }
     return {
-        "format": 3,
+        "format": 4,
         "casemate_version": "0.1.0",
         "torch_version": "2.9.0",
         "python_version": "3.11.7",

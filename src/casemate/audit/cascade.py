@@ -23,10 +23,19 @@ StageCallback = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """An attack, and the name it goes by in the verdicts."""
+    """An attack, and the name it goes by in the verdicts.
+
+    With `within` it runs on those standing images alone whose margin the stages before it have brought down to this
+    share of what it was on the clean image: where a long search pays.
+    """
 
     name: str
     attack: Attack
+    within: float = 1.0
+
+    def takes(self, clean: Logits, worst: Logits, y: Labels) -> Bool[Tensor, "batch"]:
+        """Which of the images it runs on, by their logits clean and at the worst point found so far."""
+        return margin(worst, y) >= self.within * margin(clean, y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +60,10 @@ def run_block(
 ) -> Block:
     """The verdicts of the images x, which stand at `index` in their data set, and the facts behind them, on the CPU.
 
-    Each stage is tried on the images that the stages before it left standing. The images it breaks are then tried by
-    the stages after it too, so that which stages break an image, and which images only one stage breaks, is known
-    exactly. What an image gets depends on the seed, its index and itself alone, not on the block it is in.
+    Each stage is tried on the images that the stages before it left standing, or those of them that it `takes`. The
+    images it breaks are then tried by the stages after it too, so that which stages break an image, and which images
+    only one stage breaks, is known exactly. What an image gets depends on the seed, its index and itself alone, not on
+    the block it is in.
 
     What an early one of the `proofs` certifies is attacked by the first stage alone, as a check of the proof; the
     others are tried on what stands at the end. Raises `CasemateError` naming the stage whose attack failed or left the
@@ -100,13 +110,17 @@ def in_turn(
     """
     index = torch.arange(len(x), device=x.device)
     keys = rng.image_keys(seed, index)
-    standing = engine.logits(x, keys=keys).argmax(dim=1) == y
+    clean = engine.logits(x, keys=keys)
+    worst = clean.clone()
+    standing = clean.argmax(dim=1) == y
     yield standing.clone()
     for stage in stages:
-        at = standing.nonzero().squeeze(1)
+        at = (standing & stage.takes(clean, worst, y)).nonzero().squeeze(1)
         if len(at):
             found = attempt(engine, stage, x[at], y[at], index[at], threat, keys[at])
             standing[at] = ~found.broke
+            worse = margin(found.logits, y[at]) > margin(worst[at], y[at])
+            worst[at[worse]] = found.logits[worse]
         yield standing.clone()
 
 
@@ -129,7 +143,7 @@ class _Search:
         self.engine, self.x, self.y, self.index, self.threat = engine, x, y, index, threat
         self.stages, self.keys, self.proved, self.progress = stages, keys, proved, progress
         self.correct = clean.argmax(dim=1) == y
-        self.x_adv, self.logits = x.clone(), clean.clone()
+        self.clean, self.x_adv, self.logits = clean, x.clone(), clean.clone()
         self.broke = torch.zeros(len(x), len(stages), dtype=torch.bool, device=x.device)
 
     def prove(self, proofs: Sequence[Proof], *, early: bool) -> None:
@@ -144,7 +158,8 @@ class _Search:
             start = time.perf_counter()
             standing = self.correct & ~self.broke.any(dim=1)
             # The first stage, the cheapest, is tried on what is proved as well: it must break none of it.
-            at = (standing if place == 0 else standing & ~self.proved.holds).nonzero().squeeze(1)
+            open_ = standing if place == 0 else standing & ~self.proved.holds
+            at = (open_ & stage.takes(self.clean, self.logits, self.y)).nonzero().squeeze(1)
             if len(at):
                 found = self._run(place, at, stage.name)
                 worse = found.broke | (margin(found.logits, self.y[at]) > margin(self.logits[at], self.y[at]))

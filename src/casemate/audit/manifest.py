@@ -21,7 +21,7 @@ from casemate.errors import CasemateError
 from casemate.gradients import Engine
 from casemate.threat import Threat
 
-FORMAT = 3
+FORMAT = 4
 # What the verdicts depend on: a resumed audit must agree with the first one in all of it.
 _DECISIVE = {
     "format": "format",
@@ -86,7 +86,9 @@ def describe_run(
         "threat": str(threat),
         "seed": seed,
         "preset": preset,
-        "attacks": [{"name": stage.name, "settings": settings(stage.attack)} for stage in stages],
+        "attacks": [
+            {"name": stage.name, "settings": settings(stage.attack), "within": stage.within} for stage in stages
+        ],
         "certifiers": [
             {
                 "name": proof.name,
