@@ -328,11 +328,11 @@ def test_certify_prints_json_and_writes_what_is_proved(place: Path) -> None:
             "unknown certifier 'oracle': choose ibp, crown-ibp, crown, alpha-crown, full-alpha-crown, branch-and-bound",
         ),
         (("net.py:network", "--slope", "steep"), "there is no slope 'steep': choose one of adaptive, same, zero, one"),
-        (("net.py:unknown",), "the layer 1 (Mish) is none that bounds are known for"),
+        (("net.py:unknown",), "the layer 1 (Softsign) is none that bounds are known for"),
     ],
 )
 def test_certify_refuses_in_one_sentence(place: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    unknown = "\ndef unknown():\n    return nn.Sequential(nn.Flatten(), nn.Mish(), nn.Linear(784, 10))\n"
+    unknown = "\ndef unknown():\n    return nn.Sequential(nn.Flatten(), nn.Softsign(), nn.Linear(784, 10))\n"
     (place / "net.py").write_text(NETWORK + unknown)
     common = ("--data", "digits-sample", "--threat", "linf:0.1", "--limit", "5")
     assert sentence in refused(casemate("certify", *arguments, *common, cwd=place))

@@ -37,7 +37,9 @@ MIDDLES: tuple[str, ...] = (
     "conv", "strided", "dilated", "grouped", "norm", "residual", "minus", "beside", "average", "pool", "identity",
 )  # fmt: skip
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.1)}
-SMOOTH: dict[str, Callable[[], nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softplus": nn.Softplus}
+SMOOTH: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softplus": nn.Softplus, "gelu": nn.GELU, "silu": nn.SiLU
+}  # fmt: skip
 
 
 def _middle(kind: str, n: int) -> tuple[nn.Module, int]:

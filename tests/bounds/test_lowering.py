@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from casemate.bounds import CROWN, IBP, Interval, Intervals, Tracing, propagate
 from casemate.bounds.operations import Affine
+from casemate.bounds.rounding import rounding_in
 from casemate.errors import CasemateError
 from casemate.threat import Linf
 
@@ -48,6 +49,10 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "softplus": lambda: nn.Softplus(beta=2),
     "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "gelu by tanh": lambda: Of(lambda x: F.gelu(4 * x - 3, approximate="tanh")),
+    "silu": lambda: Of(lambda x: F.silu(6 * x - 4)),
+    "mish": lambda: nn.Sequential(nn.Mish(), nn.SiLU(inplace=True)),
     "hardtanh": nn.Hardtanh,
     "relu6": nn.ReLU6,
     "max pool": lambda: nn.MaxPool2d(3, stride=2),
@@ -150,7 +155,7 @@ def hooked(layer: nn.Module) -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "unknown layer": (nn.GELU, r"the layer 0 \(GELU\) is none that bounds are known for"),
+    "unknown layer": (nn.Softsign, r"the layer 0 \(Softsign\) is none that bounds are known for"),
     "unknown function": (lambda: Of(torch.sin), r"the layer .*sin \(sin\) is none"),
     "steep": (lambda: nn.LeakyReLU(2.0), "has slope 2.0, and bounds are known for slopes from 0 to 1"),
     **{
@@ -236,3 +241,23 @@ def test_an_entry_is_a_sum_of_no_more_terms_than_rounding_is_counted_for(layer: 
     with torch.no_grad():
         counted = int((node.operation.linear(units) != 0).flatten(1).sum(dim=0).max())
     assert least <= counted <= node.operation.terms
+
+
+@pytest.mark.parametrize("function", [F.gelu, partial(F.gelu, approximate="tanh"), F.silu, F.mish])
+def test_the_interval_of_a_valley_is_its_range(function: Callable[[Tensor], Tensor]) -> None:
+    """Of every two of 61 ends from -3 to 3, against a fine grid between them: not wider than the grid can tell."""
+    ends = torch.linspace(-3, 3, 61, dtype=torch.float64)
+    low, high = torch.combinations(ends, 2).T
+    grid = low[:, None] + torch.linspace(0, 1, 2001, dtype=torch.float64) * (high - low)[:, None]
+    values = function(grid)
+    model = Of(function)
+    graph = Tracing(model, torch.zeros(1, 1, dtype=torch.float64)).graph()
+    box = Interval(((low + high) / 2)[:, None], ((high - low) / 2)[:, None])
+    for domain in (Intervals(), Intervals(rounding_in(torch.float64, deployed=2**-53))):
+        found = propagate(graph, domain, box)[-1]
+        lower, upper = found.lower.squeeze(1), found.upper.squeeze(1)
+        if domain.rounding is not None:
+            assert (lower <= values.amin(dim=1)).all()
+            assert (upper >= values.amax(dim=1)).all()
+        torch.testing.assert_close(lower, values.amin(dim=1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(upper, values.amax(dim=1), atol=1e-9, rtol=0)

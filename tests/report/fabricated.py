@@ -181,7 +181,7 @@ def _manifest(described: dict[str, Any], model: str, threat: str, stages: tuple[
             {"name": "IBP", "early": True, "settings": {"kind": "IBP"}, "unusable": None},
             {"name": "CROWN-IBP", "early": False, "settings": {"kind": "CROWNIBP"}, "unusable": "no rule for pool1"},
         ],
-        "remedies": {"logarithm": False, "seeded": "no", "way": {"kind": "Own"}, "n_queries": 0},
+        "remedies": {"logarithm": False, "seeded": "no", "way": {"kind": "Own"}, "n_queries": 0, "sources": []},
         "precision": "bfloat16",
         "batch_size": None,
         "device": "cpu",

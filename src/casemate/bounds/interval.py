@@ -12,7 +12,7 @@ from torch import Tensor
 
 from casemate.bounds.bounded import Bounded
 from casemate.bounds.interpreter import Domain, Rule
-from casemate.bounds.operations import Add, Affine, Concatenate, Monotone, Multiply, Operation, Values
+from casemate.bounds.operations import Add, Affine, Concatenate, Monotone, Multiply, Operation, Valley, Values
 from casemate.bounds.rounding import Rounding
 
 
@@ -69,12 +69,20 @@ class Intervals(Domain[Interval]):
 
     def monotone(self, operation: Monotone, x: Interval) -> Interval:
         lower, upper = operation.function(x.lower), operation.function(x.upper)
-        if self.rounding is not None and operation.roundings:
-            lower, upper = (
-                end
-                + sign * (operation.roundings * max(self.rounding.deployed, self.rounding.bounding) * (1 + end.abs()))
-                for sign, end in ((-1, lower), (1, upper))
-            )
+        return self._computed(lower, upper, operation.roundings)
+
+    def valley(self, operation: Valley, x: Interval) -> Interval:
+        """From where the interval is nearest to the bottom to the larger of its ends."""
+        ends = [operation.function(end) for end in (x.lower, x.upper)]
+        bottom = torch.full_like(x.centre, operation.bottom)
+        lowest = operation.function(torch.minimum(torch.maximum(bottom, x.lower), x.upper))
+        return self._computed(lowest, torch.maximum(*ends), operation.roundings)
+
+    def _computed(self, lower: Tensor, upper: Tensor, roundings: int) -> Interval:
+        """Between two values of a function whose computation may be off by so many `roundings`."""
+        if self.rounding is not None and roundings:
+            unit = roundings * max(self.rounding.deployed, self.rounding.bounding)
+            lower, upper = lower - unit * (1 + lower.abs()), upper + unit * (1 + upper.abs())
         return self.between(lower, upper)
 
     def add(self, operation: Add, left: Interval, right: Interval) -> Interval:
@@ -101,6 +109,7 @@ class Intervals(Domain[Interval]):
 RULES: Mapping[type[Operation], Rule] = {
     Affine: Intervals.affine,
     Monotone: Intervals.monotone,
+    Valley: Intervals.valley,
     Add: Intervals.add,
     Concatenate: Intervals.concatenate,
     Multiply: Intervals.multiply,

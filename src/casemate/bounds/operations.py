@@ -198,6 +198,16 @@ class Monotone(Operation):
 
 
 @dataclass(frozen=True, eq=False)
+class Valley(Operation):
+    """A function of each entry that falls up to `bottom` and grows from there; `roundings` as those of `Monotone`."""
+
+    name: str
+    function: Function
+    bottom: float
+    roundings: int
+
+
+@dataclass(frozen=True, eq=False)
 class LeakyReLU(Monotone):
     """max(x, slope x) with 0 <= slope <= 1; the slope of a ReLU is 0."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from casemate.bounds.interpreter import Domain, Rule
-from casemate.bounds.operations import Add, Affine, Concatenate, Monotone, Multiply, Operation, Values
+from casemate.bounds.operations import Add, Affine, Concatenate, Monotone, Multiply, Operation, Valley, Values
 
 
 class Points(Domain[Values]):
@@ -21,6 +21,9 @@ class Points(Domain[Values]):
     def monotone(self, operation: Monotone, x: Values) -> Values:
         return operation.function(x)
 
+    def valley(self, operation: Valley, x: Values) -> Values:
+        return operation.function(x)
+
     def add(self, operation: Add, left: Values, right: Values) -> Values:
         return left + operation.sign * right
 
@@ -34,6 +37,7 @@ class Points(Domain[Values]):
 RULES: Mapping[type[Operation], Rule] = {
     Affine: Points.affine,
     Monotone: Points.monotone,
+    Valley: Points.valley,
     Add: Points.add,
     Concatenate: Points.concatenate,
     Multiply: Points.multiply,

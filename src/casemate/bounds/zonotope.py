@@ -13,7 +13,17 @@ from torch import Tensor
 from casemate.bounds.bounded import Bounded
 from casemate.bounds.interpreter import Domain, Rule
 from casemate.bounds.interval import Interval, Intervals
-from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, Monotone, Multiply, Operation, Values
+from casemate.bounds.operations import (
+    Add,
+    Affine,
+    Concatenate,
+    LeakyReLU,
+    Monotone,
+    Multiply,
+    Operation,
+    Valley,
+    Values,
+)
 from casemate.bounds.relus import Transformer, least_area
 from casemate.bounds.rounding import Rounding
 
@@ -108,6 +118,9 @@ class Zonotopes(Domain[Zonotope]):
     def monotone(self, operation: Monotone, x: Zonotope) -> Zonotope:
         return _forgetful(self.intervals.monotone(operation, self._interval(x)))
 
+    def valley(self, operation: Valley, x: Zonotope) -> Zonotope:
+        return _forgetful(self.intervals.valley(operation, self._interval(x)))
+
     def add(self, operation: Add, left: Zonotope, right: Zonotope) -> Zonotope:
         box = left.box + right.box
         if self.rounding is not None:
@@ -151,6 +164,7 @@ RULES: Mapping[type[Operation], Rule] = {
     Affine: Zonotopes.affine,
     LeakyReLU: Zonotopes.rectify,
     Monotone: Zonotopes.monotone,
+    Valley: Zonotopes.valley,
     Add: Zonotopes.add,
     Concatenate: Zonotopes.concatenate,
     Multiply: Zonotopes.multiply,

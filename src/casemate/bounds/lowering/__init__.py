@@ -5,7 +5,7 @@ A layer that is not in the tables is refused by name.
 
 from torch import nn
 
-from casemate.bounds.lowering import arithmetic, arrangement, averages, linear, monotone
+from casemate.bounds.lowering import arithmetic, arrangement, averages, linear, monotone, valleys
 from casemate.bounds.lowering.layer import Layer as Layer
 from casemate.bounds.lowering.layer import Rule
 from casemate.bounds.lowering.layer import Variable as Variable
@@ -15,6 +15,9 @@ from casemate.errors import CasemateError
 _SIGMOID = monotone.growing("sigmoid", monotone.ROUNDINGS)
 _TANH = monotone.growing("tanh", monotone.ROUNDINGS)
 _CLAMP = monotone.growing("clamp")
+_GELU = valleys.falling_and_growing("gelu")
+_SILU = valleys.falling_and_growing("silu")
+_MISH = valleys.falling_and_growing("mish")
 
 MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: linear.linear_module,
@@ -27,6 +30,9 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Tanh: _TANH,
     nn.Softplus: monotone.softplus,
     nn.ELU: monotone.elu,
+    nn.GELU: _GELU,
+    nn.SiLU: _SILU,
+    nn.Mish: _MISH,
     nn.Hardtanh: _CLAMP,
     nn.ReLU6: _CLAMP,
     nn.MaxPool2d: monotone.max_pool2d,
@@ -53,6 +59,9 @@ FUNCTIONS: dict[str, Rule] = {
     "tanh": _TANH,
     "softplus": monotone.softplus,
     "elu": monotone.elu,
+    "gelu": _GELU,
+    "silu": _SILU,
+    "mish": _MISH,
     "clamp": _CLAMP,
     "hardtanh": _CLAMP,
     "relu6": _CLAMP,
