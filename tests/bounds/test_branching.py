@@ -51,6 +51,15 @@ def test_it_decides_as_the_exact_least_margin_does(seed: int) -> None:
     assert bool(found.holds) or not bool(AlphaCROWN().certify(model, x, y, Linf(EPS)).holds)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_without_time_it_knows_what_optimised_slopes_do(seed: int) -> None:
+    model = _network(seed)
+    x = torch.rand(1, 1, 2, 2)
+    y = model(x).argmax(dim=1)
+    found = BranchAndBound(timeout=0).certify(model, x, y, Linf(EPS))
+    assert torch.equal(found.margin, AlphaCROWN().certify(model, x, y, Linf(EPS)).margin)
+
+
 def _property(x: Tensor, y: int, eps: float = EPS) -> Property:
     """That the other class is at least as likely somewhere near x."""
     row = torch.tensor([1.0, -1.0] if y == 0 else [-1.0, 1.0], dtype=torch.float64)

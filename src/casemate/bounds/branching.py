@@ -51,7 +51,9 @@ class BranchAndBound(AlphaCROWN):
         rows = differences(y, bounds.graph.n_classes).to(bounds.image.centre)[0]
         for rival in margins[0].argsort(descending=True).tolist():
             if margins[0, rival] <= 0:
-                margins[0, rival] = search(bounds, rows[rival], self.n_steps, deadline)
+                # Where the time is over before it begins, what is known already is more than a search finds.
+                found = search(bounds, rows[rival], self.n_steps, deadline)
+                margins[0, rival] = torch.maximum(margins[0, rival], found)
                 if margins[0, rival] <= 0:
                     break
         return margins
