@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from casemate import rng
 from casemate.attacks import FGSM, PGD, Attack, HopSkipJump, RandomPoints, Square, Transfer, loss_path
@@ -136,19 +137,26 @@ def _of_the_attack(subject: Subject, transfers: Transfers) -> list[Symptom]:
     path = -loss_path(subject.engine, subject.x, subject.y, subject.threat, keys=keys, attack=FOLLOWED)
     returned = FOLLOWED(subject.engine, subject.x, subject.y, subject.threat, keys=keys)
     broken = subject.engine.logits(returned, keys=subject.keys).argmax(dim=1) != subject.y
-    stronger = first.broken | twice.broken
-    pairs = [
-        (check, name, compared(attacked(subject, attack, name).broken, stronger))
-        for check, name, attack in _weaker(subject.threat, transfers())
-    ]
     return [
         inert(subject, first),
         constrained(subject, first),
         convergence(first, twice),
         silent_success(path, broken, random=subject.engine.random_answers),
         incomplete(path),
-        *upsets(pairs, REMEDIES),
+        *_upsets(subject, first.broken | twice.broken, transfers),
     ]
+
+
+def _upsets(subject: Subject, stronger: Tensor, transfers: Transfers) -> list[Symptom]:
+    """G1, G2 and G4, by which images the attacks by gradient broke."""
+    if bool(stronger.all()):
+        meaning = "the gradient breaks every image, so that nothing is left to a weaker attack"
+        return [Symptom(check, "pass", 0.0, meaning) for check in REMEDIES]
+    pairs = [
+        (check, name, compared(attacked(subject, attack, name).broken, stronger))
+        for check, name, attack in _weaker(subject.threat, transfers())
+    ]
+    return upsets(pairs, REMEDIES)
 
 
 def _weaker(threat: Threat, transfers: Sequence[Transfer]) -> Iterator[tuple[str, str, Attack]]:
