@@ -13,8 +13,9 @@ from casemate.audit.verdict import BROKEN, MISCLASSIFIED, VERDICTS
 
 @dataclass(frozen=True)
 class AttackCount:
-    """What one stage did: `tried` on the images the stages before it left standing, of which it `broke` some.
+    """What one stage did: of the images that the stages before it left standing, `tried`, it `broke` some.
 
+    One `within` a share of the margin runs on those of them alone that it takes, which a run does not record.
     `alone` counts the images that this stage breaks and no other one does.
     """
 

@@ -47,7 +47,7 @@ class BranchAndBound(AlphaCROWN):
         margins = optimised_margins(bounds, y, self.n_steps)
         if bool((margins > 0).all()):
             return margins
-        bounds = closer(bounds, self.n_steps, deadline)
+        bounds = _closer(bounds, self.n_steps, deadline)
         rows = differences(y, bounds.graph.n_classes).to(bounds.image.centre)[0]
         for rival in margins[0].argsort(descending=True).tolist():
             if margins[0, rival] <= 0:
@@ -59,7 +59,7 @@ class BranchAndBound(AlphaCROWN):
         return margins
 
 
-def closer(bounds: LinearBounds, n_steps: int, deadline: float) -> OptimisedBounds:
+def _closer(bounds: LinearBounds, n_steps: int, deadline: float) -> OptimisedBounds:
     """`bounds` of one image with those of inner layers optimised: of the most that shortens a search."""
     return OptimisedBounds(
         bounds.graph,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from casemate import rng
-from casemate.bounds.branching import closer, search
+from casemate.bounds.branching import search
 from casemate.bounds.certifiers import Subject
 from casemate.bounds.linear import LinearBounds
+from casemate.bounds.optimised import OptimisedBounds
 from casemate.errors import CasemateError
 from casemate.threat import Linf
 from casemate.vnn.vnnlib import Cases, Property
@@ -57,8 +58,8 @@ def verify(model: nn.Module, shape: tuple[int, ...], prop: Property, timeout: fl
     with torch.no_grad():
         box = subject.domain.between(lower, upper)
         reach = Linf(float((upper - lower).max()) / 2 or 1e-9)
-        bounds = LinearBounds(subject.graph, reach, (lower + upper) / 2, box, subject.domain, deadline=deadline)
-        bounds = closer(bounds, n_steps, deadline)
+        middle = (lower + upper) / 2
+        bounds = OptimisedBounds(subject.graph, reach, middle, box, subject.domain, deadline=deadline, n_steps=n_steps)
     return _decided(bounds, prop.cases, descents, n_steps, deadline)
 
 
