@@ -88,6 +88,12 @@ def test_the_table_of_attacks_repeats_the_summary(run: Path, page: Page) -> None
         assert cells in rows
 
 
+def test_what_a_near_attack_runs_on_is_said_where_there_is_one(tmp_path: Path, page: Page) -> None:
+    said = "an attack within some share runs on those alone"
+    assert said not in page.text
+    assert said in quick(tmp_path, stages=("PGD", "Square-5000 within 12%")).text
+
+
 def test_every_setting_version_seed_hash_and_command_is_printed(run: Path, page: Page) -> None:
     manifest = json.loads((run / "run.json").read_text())
     settings = page.section("settings")
