@@ -338,6 +338,29 @@ def test_certify_refuses_in_one_sentence(place: Path, arguments: tuple[str, ...]
     assert sentence in refused(casemate("certify", *arguments, *common, cwd=place))
 
 
+def test_patches_and_pixels_are_certified_and_refused_elsewhere(place: Path) -> None:
+    (place / "net.py").write_text(NETWORK)
+    arguments = (
+        "certify",
+        "net.py:network",
+        "--data",
+        "digits-sample",
+        "--limit",
+        "5",
+        "--certifier",
+        "crown",
+        "--json",
+    )
+    for threat in ("patch:1x1", "l0:1"):
+        result = casemate(*arguments, "--threat", threat, cwd=place)
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout)["threat"] == threat
+    assert "patch:ROWSxCOLUMNS" in refused(casemate(*arguments, "--threat", "patch:2", cwd=place))
+    assert "has no other budgets" in refused(casemate(*arguments, "--threat", "l0:1", "--radius", cwd=place))
+    attack = ("attack", "net.py:network", "--data", "digits-sample", "--threat", "l0:1")
+    assert "`casemate certify` alone takes" in refused(casemate(*attack, cwd=place))
+
+
 def test_audit_takes_certifiers_by_name(place: Path) -> None:
     (place / "net.py").write_text(NETWORK)
     arguments = ("audit", "net.py:network", *AUDIT, "--no-curves", "--no-diagnosis", "--json")

@@ -5,12 +5,13 @@ import torch
 
 from casemate import L1, L2, Linf
 from casemate.testing import ConformanceError, check_threat
-from casemate.threat import Threat
+from casemate.threat import L0, Patch, Threat
 
 
 @pytest.mark.parametrize(
     "threat",
-    [Linf(8 / 255), Linf(0.3), Linf(1e-6), Linf(2), L2(0.5), L2(1e-6), L2(30), L1(12), L1(1e-5), L1(500)],
+    [Linf(8 / 255), Linf(0.3), Linf(1e-6), Linf(2), L2(0.5), L2(1e-6), L2(30), L1(12), L1(1e-5), L1(500)]
+    + [L0(1), L0(5), L0(1000), Patch(1, 1), Patch(2, 3), Patch(100, 1)],
     ids=str,
 )
 def test_our_threat_models_conform(threat: Threat) -> None:

@@ -2,6 +2,7 @@
 
 from casemate.bounds.box import box_of as box_of
 from casemate.bounds.box import reach_of as reach_of
+from casemate.bounds.box import reaches_of as reaches_of
 from casemate.bounds.branching import BranchAndBound as BranchAndBound
 from casemate.bounds.certificate import Certificate as Certificate
 from casemate.bounds.certificate import Certifier as Certifier

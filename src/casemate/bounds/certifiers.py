@@ -5,6 +5,7 @@ All work in float64, whatever the classifier does, and take off what rounding ca
 
 import copy
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate import rng
-from casemate.bounds.box import box_of, reach_of
+from casemate.bounds.box import Reach, box_of, reaches_of
 from casemate.bounds.certificate import Certificate
 from casemate.bounds.graph import Graph, Tracing
 from casemate.bounds.interpreter import propagate
@@ -29,7 +30,7 @@ from casemate.bounds.zonotope import Zonotopes
 from casemate.errors import CasemateError
 from casemate.losses import Labels
 from casemate.rng import Keys
-from casemate.threat import L1, L2, Images, Linf, Threat
+from casemate.threat import L0, Images, Threat
 
 
 class _ByBounds:
@@ -45,19 +46,31 @@ class _ByBounds:
         """See `Certifier`."""
         subject = Subject(model, x)
         subject.refuse_larger(self.max_activations, self.name)
-        reach = reach_of(threat, x)
+        reaches = reaches_of(threat, x)
         parts: list[Tensor] = [torch.empty(0, dtype=torch.float64, device=x.device)]
         for images, labels in zip(x.double().split(self.at_once), y.split(self.at_once), strict=True):
             if len(images):
-                parts.append(self.margins(subject, images, labels, reach).amin(dim=1).detach())
-        # A bound that is not a number proves nothing. Sums in float64 round differently in batches of different sizes;
-        # a float32 below the margin is as true, and the same for all of them.
-        margin = _float32_below(torch.nan_to_num(torch.cat(parts), nan=-torch.inf)).double()
+                parts.append(self._least(subject, images, labels, reaches))
+        # Sums in float64 round differently in batches of different sizes; a float32 below the margin is as true, and
+        # the same for all of them.
+        margin = _float32_below(torch.cat(parts)).double()
         holds = margin > 0
         # Of the threat model that was asked for: what `contains` forgives is proved as well.
         return Certificate(holds, margin, threat.eps * holds.double())
 
-    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+    def _least(self, subject: "Subject", x: Images, y: Labels, reaches: Sequence[Reach]) -> Tensor:
+        """The least margin over all of what is allowed; where one of several parts is not proved, nothing is known."""
+        least = x.new_full((len(x),), torch.inf)
+        for reach in reaches:
+            at = (least > 0).nonzero().squeeze(1)
+            if not len(at):
+                break
+            found = self.margins(subject, x[at], y[at], reach).amin(dim=1).detach()
+            # A bound that is not a number proves nothing.
+            least[at] = torch.minimum(least[at], torch.nan_to_num(found, nan=-torch.inf))
+        return least if len(reaches) == 1 else torch.where(least > 0, least, -torch.inf)
+
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Reach) -> Margins:
         """Lower bounds of the margins against each rival, for float64 images."""
         raise NotImplementedError
 
@@ -71,8 +84,13 @@ class IBP(_ByBounds):
     name: ClassVar[str] = "IBP"
     at_once: ClassVar[int] = 128
 
-    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
-        values = propagate(subject.graph, subject.domain, box_of(reach, x, subject.domain), forget=True)
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Reach) -> Margins:
+        box = box_of(reach, x, subject.domain)
+        if isinstance(reach, L0):
+            # The box around all choices of a few pixels is everything; the first layer knows how few.
+            values = LinearBounds(subject.graph, reach, x, box, subject.domain, tighten=False).boxes
+        else:
+            values = propagate(subject.graph, subject.domain, box, forget=True)
         return least_margins(subject.graph, subject.rounding, values, y)
 
 
@@ -95,7 +113,7 @@ class ByZonotopes(_ByBounds):
     def __post_init__(self) -> None:
         transformer(self.relu)
 
-    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Reach) -> Margins:
         domain = Zonotopes(subject.rounding, transformer(self.relu), self.hybrid)
         values = propagate(subject.graph, domain, domain.of(box_of(reach, x, subject.domain)), forget=True)
         return least_margins(subject.graph, subject.rounding, values, y)
@@ -119,14 +137,14 @@ class CROWN(_ByBounds):
     def __post_init__(self) -> None:
         check_slope(self.slope)
 
-    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Linf | L2 | L1) -> Margins:
+    def margins(self, subject: "Subject", x: Images, y: Labels, reach: Reach) -> Margins:
         with torch.no_grad():
             box = box_of(reach, x, subject.domain)
             bounds = self.bounds(subject, x, reach, box)
             forward = least_margins(subject.graph, subject.rounding, bounds.boxes, y)
         return torch.maximum(forward, self.backward(bounds, y))
 
-    def bounds(self, subject: "Subject", x: Images, reach: Linf | L2 | L1, box: Interval) -> LinearBounds:
+    def bounds(self, subject: "Subject", x: Images, reach: Reach, box: Interval) -> LinearBounds:
         """Those of all layers but the last."""
         return LinearBounds(subject.graph, reach, x, box, subject.domain, self.slope, self.tighten)
 
@@ -168,7 +186,7 @@ class FullAlphaCROWN(AlphaCROWN):
 
     name: ClassVar[str] = "full-alpha-CROWN"
 
-    def bounds(self, subject: "Subject", x: Images, reach: Linf | L2 | L1, box: Interval) -> LinearBounds:
+    def bounds(self, subject: "Subject", x: Images, reach: Reach, box: Interval) -> LinearBounds:
         """Those of all layers but the last, each the best that the steps find."""
         return OptimisedBounds(subject.graph, reach, x, box, subject.domain, self.slope, n_steps=self.n_steps)
 

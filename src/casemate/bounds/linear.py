@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from casemate.bounds.box import Reach, Window
 from casemate.bounds.coefficients import Bounds, Coefficients, Dense, together, units
 from casemate.bounds.graph import Graph, Node
 from casemate.bounds.interpreter import Rule, rule_for
@@ -30,7 +31,7 @@ from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, MaxP
 from casemate.bounds.relaxation import Lines, Slope, lines
 from casemate.bounds.specification import Margins, rivals
 from casemate.losses import Labels
-from casemate.threat import L1, L2, Images, Linf
+from casemate.threat import L0, L1, L2, Images, Linf
 
 # Bytes of coefficients in one pass back; more rows than fit are done in turn.
 WORKING_SET = 64 * 2**20
@@ -42,14 +43,15 @@ Slopes = Mapping[int, Tensor]
 
 @dataclass(eq=False)
 class LinearBounds:
-    """Bounds of every node of `graph` for some images, which are inside `image` and, in l2 and l1, in the ball too.
+    """Bounds of every node of `graph` for some images, which are inside `image` and, in l2, l1 and l0, in the ball too.
 
     `boxes` holds an interval for each node that was reached so far. Without `tighten` they are those of the forward
-    pass alone, which costs no pass back (CROWN-IBP, Zhang et al. 2020, arXiv:1906.06316).
+    pass alone, which costs no pass back (CROWN-IBP, Zhang et al. 2020, arXiv:1906.06316), but for the first layer in
+    l0: each of its entries is moved by the few pixels that it depends on most (Chiang et al. 2020, arXiv:2003.06693).
     """
 
     graph: Graph
-    threat: Linf | L2 | L1
+    threat: Reach
     x: Images
     image: Interval
     domain: Intervals
@@ -68,7 +70,7 @@ class LinearBounds:
         for place, node in enumerate(self.graph.nodes[1:], 1):
             self.boxes.append(self.domain.apply(node, *(self.boxes[source] for source in node.inputs)))
             feeds = any(isinstance(self.graph.nodes[reader].operation, LeakyReLU) for reader in readers[place])
-            if self.tighten and feeds and not self._is_exact(node):
+            if feeds and self._gains(node):
                 self.boxes[place] = self._tightened(place)
 
     def lower(
@@ -134,6 +136,11 @@ class LinearBounds:
         if isinstance(self.threat, (L2, L1)):
             dual = sizes.flatten(2).norm(dim=2) if isinstance(self.threat, L2) else sizes.flatten(2).amax(dim=2)
             least = torch.maximum(least, a.sum(a.values, self.x) - self.threat.eps * dual * (1 + lost))
+        elif isinstance(self.threat, L0):
+            moved = torch.where(a.values > 0, a.per_entry(self.x), -a.per_entry(1 - self.x)) * a.values
+            pixels = moved.sum(dim=2).flatten(2)
+            spent = pixels.topk(min(self.threat.pixels, pixels.shape[2]), dim=2).values.sum(dim=2)
+            least = torch.maximum(least, a.sum(a.values, self.x) - spent * (1 + 2 * lost))
         return least - lost * a.sum(sizes, self.image.size) if lost else least
 
     def _error(self, at: int) -> Tensor | None:
@@ -161,16 +168,22 @@ class LinearBounds:
         assert isinstance(operation, LeakyReLU)
         return (rounding.gamma(1) + lost if operation.slope else lost) * size
 
-    def _is_exact(self, node: Node) -> bool:
-        """Whether the interval of a node is the best there is: one affine layer, and what moves no entry into another.
+    def _gains(self, node: Node) -> bool:
+        """Whether passes back are to tighten the interval of a node; one layer of a box has nothing to gain by them."""
+        if not self._is_first(node):
+            return self.tighten
+        return isinstance(self.threat, L0) or (self.tighten and not isinstance(self.threat, (Linf, Window)))
 
-        Two layers in a row that mix entries lose what these share. In l2 and l1 the ball is less than its box.
+    def _is_first(self, node: Node) -> bool:
+        """Whether one affine layer and what moves no entry into another lead to a node.
+
+        Two layers in a row that mix entries lose what these share.
         """
         n_mixing = 0
         while isinstance(node.operation, Affine):
             n_mixing += not isinstance(node.operation, Scale)
             if node.inputs[0] == 0:
-                return n_mixing <= 1 and isinstance(self.threat, Linf)
+                return n_mixing <= 1
             node = self.graph.nodes[node.inputs[0]]
         return False
 

@@ -13,7 +13,7 @@ from casemate.cli.options import (
     Seed,
     Split,
     Weights,
-    open_all,
+    open_both,
 )
 from casemate.errors import CasemateError
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 def certify(
     model: Model,
     data: Annotated[str | None, typer.Option(help="A data set of `casemate data`, or folder:PATH.")] = None,
-    threat: Annotated[str | None, typer.Option(help="Norm and radius on [0, 1] images, such as linf:8/255.")] = None,
+    threat: Annotated[
+        str | None, typer.Option(help="linf:8/255, l2:0.5, l1:12, l0:4 (pixels) or patch:5x5, on [0, 1] images.")
+    ] = None,
     certifier: Annotated[
         str,
         typer.Option(
@@ -69,6 +71,7 @@ def certify(
     import torch
 
     from casemate import files, rng
+    from casemate import threat as threats
     from casemate.bounds import (
         CROWN,
         CROWNIBP,
@@ -107,7 +110,8 @@ def certify(
             )
     if radius:
         chosen = Bisection(chosen)
-    opened, dataset, ball = open_all(model, weights, data, split, limit, threat, device)
+    allowed = threats.parse_any(threat)
+    opened, dataset = open_both(model, weights, data, split, limit, device)
     place = next(opened.model.parameters(), dataset.images).device
     parts = []
     start = time.perf_counter()
@@ -116,7 +120,7 @@ def certify(
             bar.show(int(at[0]), len(dataset), certifier)
             x, y = dataset.images[at].to(place), dataset.labels[at].to(place)
             keys = rng.image_keys(seed, at.to(place))
-            parts.append(chosen.certify(opened.model, x, y, ball, keys=keys))
+            parts.append(chosen.certify(opened.model, x, y, allowed, keys=keys))
     seconds = time.perf_counter() - start
     holds = torch.cat([part.holds for part in parts]).cpu()
     margin = torch.cat([part.margin for part in parts]).cpu()
@@ -129,7 +133,7 @@ def certify(
     result = {
         "model": model,
         "data": f"{data}[{split}]",
-        "threat": str(ball),
+        "threat": str(allowed),
         "certifier": repr(chosen),
         "n": len(holds),
         "seed": seed,

@@ -44,15 +44,22 @@ def open_all(
     model: str, weights: Path | None, data: str, split: str, limit: int | None, threat: str, device: str
 ) -> "tuple[OpenedModel, Dataset, Ball]":
     """The three things every attack needs; the cheapest to refuse first."""
-    from casemate import data as datasets
     from casemate import threat as threats
-    from casemate.checkpoint import open_model
 
     ball = threats.parse(threat)
+    return *open_both(model, weights, data, split, limit, device), ball
+
+
+def open_both(
+    model: str, weights: Path | None, data: str, split: str, limit: int | None, device: str
+) -> "tuple[OpenedModel, Dataset]":
+    from casemate import data as datasets
+    from casemate.checkpoint import open_model
+
     opened = open_model(model, weights=weights)
     dataset = datasets.load(data, split, limit=limit, progress=True)
     opened.model.to(device_of(device))
-    return opened, dataset, ball
+    return opened, dataset
 
 
 def device_of(name: str) -> "torch.device":
