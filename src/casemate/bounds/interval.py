@@ -12,7 +12,18 @@ from torch import Tensor
 
 from casemate.bounds.bounded import Bounded
 from casemate.bounds.interpreter import Domain, Rule
-from casemate.bounds.operations import Add, Affine, Concatenate, Monotone, Multiply, Operation, Valley, Values
+from casemate.bounds.operations import (
+    Add,
+    Affine,
+    Concatenate,
+    LeakyReLU,
+    Monotone,
+    Multiply,
+    Operation,
+    Valley,
+    Values,
+)
+from casemate.bounds.rectified import rectified
 from casemate.bounds.rounding import Rounding
 
 
@@ -67,6 +78,12 @@ class Intervals(Domain[Interval]):
                 radius = radius + gamma * operation.magnitude
         return Interval(centre, radius)
 
+    def rectify(self, operation: LeakyReLU, x: Interval) -> Interval:
+        """As any monotone function, but for the ReLUs of a training, which spends much of its time on them."""
+        if self.rounding is not None or operation.slope or x.centre.dtype != x.radius.dtype:
+            return self.monotone(operation, x)
+        return Interval(*rectified(x.centre, x.radius))
+
     def monotone(self, operation: Monotone, x: Interval) -> Interval:
         lower, upper = operation.function(x.lower), operation.function(x.upper)
         return self._computed(lower, upper, operation.roundings)
@@ -108,6 +125,7 @@ class Intervals(Domain[Interval]):
 
 RULES: Mapping[type[Operation], Rule] = {
     Affine: Intervals.affine,
+    LeakyReLU: Intervals.rectify,
     Monotone: Intervals.monotone,
     Valley: Intervals.valley,
     Add: Intervals.add,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from casemate.bounds.bounded import Bounded
 from casemate.bounds.graph import Graph
+from casemate.bounds.interval import Interval
 from casemate.bounds.operations import Linear
 from casemate.bounds.rounding import Rounding
 from casemate.losses import Labels
@@ -35,6 +36,8 @@ def least_margins(graph: Graph, rounding: Rounding | None, values: Sequence[Boun
         own = logits.lower.gather(1, y[:, None])
         return own - logits.upper.gather(1, others)
     layer, x = last.operation, values[last.inputs[0]]
+    if rounding is None and isinstance(x, Interval) and graph.n_classes <= len(y):
+        return _by_pairs(layer, x, y, others)
     difference = merged(layer, y, others)
     margins = x.least(difference.weight) + difference.bias
     if rounding is None:
@@ -44,6 +47,17 @@ def least_margins(graph: Graph, rounding: Rounding | None, values: Sequence[Boun
     size = layer.absolute(x.size) + (0 if layer.bias is None else layer.bias.abs())
     lost = gamma * size + rounding.tiny(layer.terms)
     return margins - 2 * (lost.gather(1, y[:, None]) + lost.gather(1, others))
+
+
+def _by_pairs(layer: Linear, x: Interval, y: Labels, others: Int64[Tensor, "batch rivals"]) -> Margins:
+    """The same for intervals of many images, from one table of all pairs of classes instead of rows for each image."""
+    weight = layer.weight
+    pairs = (weight[:, None] - weight[None]).abs().flatten(0, 1)
+    reach = (x.radius @ pairs.T).view(len(y), len(weight), -1)
+    logits = layer.shifted(x.centre)
+    own = y[:, None]
+    spread = reach.gather(1, own[:, :, None].expand(-1, 1, len(weight))).squeeze(1)
+    return logits.gather(1, own) - logits.gather(1, others) - spread.gather(1, others)
 
 
 @dataclass(frozen=True, eq=False)
