@@ -17,6 +17,7 @@ from benchmarks import record
 from benchmarks.measure import interleaved, summary
 from casemate import data, models, rng
 from casemate.gradients import Engine
+from casemate.malloc import keep_freed_memory
 from casemate.threat import Linf
 from casemate.training.interval import IntervalTraining
 from casemate.training.layout import laid_out
@@ -37,6 +38,8 @@ PHASES = {"ramp": 0.2, "after": 0.9}
 
 
 def main() -> None:
+    # As `casemate train` does.
+    keep_freed_memory()
     parser = record.options(__doc__)
     arguments = parser.parse_args()
     record.run(NAME, arguments, lambda: _measure(arguments), _table)

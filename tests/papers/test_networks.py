@@ -11,6 +11,7 @@ from paper_toys import OBJECTIVES, RECIPE, write_recipes
 from casemate import checkpoint
 from casemate.errors import CasemateError
 from casemate.papers.networks import Networks, Variant
+from casemate.precision import Precision
 from casemate.training import recipe as recipes
 from casemate.training import train as training
 from casemate.training.recipe import Recipe
@@ -53,6 +54,13 @@ def test_a_network_that_is_absent_is_trained_and_told_of(tmp_path: Path) -> None
     assert steps[-1] == network.card["steps"] == 60
     assert "mnist-natural-small" in said[0]
     assert network.card["command"] == "casemate reproduce"
+
+
+# "auto" would choose one of the two, so that both show that it is told.
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_is_trained_in_the_precision_asked_for(tmp_path: Path, precision: Precision) -> None:
+    networks = Networks(write_recipes(tmp_path / "recipes"), tmp_path / "networks", "small", precision=precision)
+    assert networks.open("mnist-natural").card["search_precision"] == precision
 
 
 def test_another_seed_is_another_network_beside_the_first(toys: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from paper_toys import write_recipes
 from PIL import Image
 
-from casemate import files
+from casemate import checkpoint, files
 from casemate.errors import CasemateError
 from casemate.papers import figures
 from casemate.papers.item import Item, Outcome, Paper, Row, Run
@@ -85,6 +85,8 @@ def test_the_networks_of_an_item_are_in_its_record(tmp_path: Path) -> None:
     assert first.record["seconds"] >= network["seconds"]
     (again,) = reproduce(paper, paper.items[0], out=tmp_path).record["networks"]
     assert again == {**network, "trained_now": False}
+    coarse = reproduce(paper, paper.items[0], out=tmp_path / "coarse", precision="bfloat16").record["networks"][0]
+    assert checkpoint.load(Path(coarse["folder"]))[1]["search_precision"] == "bfloat16"
     elsewhere = reproduce(
         paper, paper.items[0], out=tmp_path / "other", networks=tmp_path / "toys2020" / "networks", setting="full"
     )

@@ -36,6 +36,13 @@ def test_it_lists_the_items_of_a_paper_with_their_times(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_an_unknown_precision_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    result = casemate("gowal2018", "mnist", "--precision", "float8", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "bfloat16" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_item_is_refused_in_one_sentence_that_lists_the_known_ones(tmp_path: Path) -> None:
     result = casemate("madry2018", "figure99", cwd=tmp_path)
     assert result.returncode == 2

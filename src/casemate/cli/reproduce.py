@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from casemate.cli.options import Device, Json, Seed, command_line, device_of
+from casemate.cli.options import Device, Json, PrecisionName, Seed, command_line, device_of, precision_of
 
 if TYPE_CHECKING:
     from casemate.papers.item import Paper
@@ -25,6 +25,7 @@ def reproduce(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: PrecisionName = "auto",
     json: Json = False,
 ) -> None:
     """Make a figure or table of a paper: figure, data, and the published values beside ours."""
@@ -39,7 +40,7 @@ def reproduce(
         _list_items(chosen, json)
         return
     wanted = papers.find_item(chosen, item)
-    place = device_of(device)
+    place, search = device_of(device), precision_of(precision)
     try:
         with console.Bar(f"{paper} {item}") as bar:
             made = papers.reproduce(
@@ -50,6 +51,7 @@ def reproduce(
                 networks=networks,
                 seed=seed,
                 device=place,
+                precision=search,
                 command=command_line(),
                 say=lambda text: None if json else console.say(text),
                 progress=bar.show,

@@ -11,6 +11,7 @@ from torch import nn
 
 from casemate import checkpoint
 from casemate.errors import CasemateError
+from casemate.precision import Precision
 from casemate.threat import parse
 from casemate.training import recipe as recipes
 from casemate.training.folder import finished
@@ -91,7 +92,8 @@ class Networks:
     """The networks of one setting and seed: recipes are `recipes`/NAME-SETTING.yaml, checkpoints go under `folder`.
 
     `seed` is added to the recipe's own, so that a paper may have two networks that differ in their seed alone.
-    `say` is told what is trained, `observe` how it goes.
+    `precision` is that of the search in training, which "auto" chooses by time, so that a seed alone does not fix a
+    network. `say` is told what is trained, `observe` how it goes.
     """
 
     recipes: Path
@@ -99,6 +101,7 @@ class Networks:
     setting: str
     seed: int = 0
     device: torch.device = torch.device("cpu")
+    precision: Precision = "auto"
     command: str = ""
     say: Callable[[str], None] = lambda text: None
     observe: Observer | None = None
@@ -127,7 +130,9 @@ class Networks:
             from casemate.training.train import Settings, train
 
             self.say(f"training {full_name} into {folder}")
-            settings = Settings(accelerator=self.device.type, resume=True, command=self.command)
+            settings = Settings(
+                accelerator=self.device.type, precision=self.precision, resume=True, command=self.command
+            )
             train(recipe, folder, settings, observe=self.observe)
         model, card = checkpoint.load(folder)
         return Network(full_name, model.to(self.device), recipe, card, folder, absent)

@@ -19,6 +19,7 @@ from casemate.papers.madry2018.items import MADRY2018
 from casemate.papers.mirman2018.items import MIRMAN2018
 from casemate.papers.networks import Networks
 from casemate.papers.write import write
+from casemate.precision import Precision
 from casemate.training.log import Observer
 
 PAPERS: dict[str, Paper] = {paper.name: paper for paper in (MADRY2018, ATHALYE2018, GOWAL2018, MIRMAN2018)}
@@ -64,6 +65,7 @@ def reproduce(
     networks: Path | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    precision: Precision = "auto",
     command: str = "",
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
@@ -71,9 +73,10 @@ def reproduce(
 ) -> Made:
     """Make `item` and write it into `out`/PAPER/ITEM-SETTING.
 
-    Its networks are opened from the folder `networks` (`out`/PAPER/networks) or trained into it, on `device` (the CPU).
-    `say` is told what is trained, `training` how that goes, and `progress` how the item itself goes. Raises
-    `CasemateError` for data or a network that cannot be had, and where the folders cannot be written.
+    Its networks are opened from the folder `networks` (`out`/PAPER/networks) or trained into it, on `device` (the CPU);
+    `precision` is that of the search then. `say` is told what is trained, `training` how that goes, and `progress` how
+    the item itself goes. Raises `CasemateError` for data or a network that cannot be had, and where the folders cannot
+    be written.
     """
     device = device or torch.device("cpu")
     opener = Networks(
@@ -82,6 +85,7 @@ def reproduce(
         setting,
         seed,
         device,
+        precision,
         command,
         say or (lambda text: None),
         training,
