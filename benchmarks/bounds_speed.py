@@ -20,6 +20,7 @@ from casemate import data, models
 from casemate.bounds import Intervals, LinearBounds, Tracing, box_of, least_margins, propagate
 from casemate.bounds.linear import differences
 from casemate.bounds.optimised import OptimisedBounds, optimised_margins
+from casemate.malloc import keep_freed_memory
 from casemate.papers.mirman2018.domains import forget_peak, resident_peak
 from casemate.threat import Linf
 
@@ -86,6 +87,8 @@ def _timed(
 ) -> tuple[list[list[float]], float, float]:
     """The margins, the best time of some repeats, and the MiB of the first."""
     torch.set_num_threads(threads)
+    # As Casemate's commands do; without it page faults are a good part of either library's time.
+    keep_freed_memory()
     compute = function(method, model, x, y, eps)
     before = forget_peak()
     margins = compute()

@@ -10,12 +10,15 @@ from casemate.attacks import Worst as Worst
 from casemate.classifier import Normalise as Normalise
 from casemate.errors import CasemateError as CasemateError
 from casemate.rng import image_keys as image_keys
+from casemate.threat import L0 as L0
 from casemate.threat import L1 as L1
 from casemate.threat import L2 as L2
 from casemate.threat import Linf as Linf
+from casemate.threat import Patch as Patch
 
 __all__ = [
     "FGSM",
+    "L0",
     "L1",
     "L2",
     "PGD",
@@ -23,6 +26,7 @@ __all__ = [
     "Linf",
     "MultiTarget",
     "Normalise",
+    "Patch",
     "Restarts",
     "Transfer",
     "Worst",

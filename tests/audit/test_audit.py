@@ -8,14 +8,14 @@ import torch
 from audit_toys import STAGES, THREAT, Moves, Noise, assert_same_run, convolutional, dataset, images, linear
 from torch import nn
 
-from casemate import gradients
+from casemate import gradients, report
 from casemate.attacks import PGD, Transfer
 from casemate.audit import Proof, Stage, Store, audit, check
 from casemate.audit.manifest import settings
 from casemate.bounds import CROWNIBP, Certificate
 from casemate.errors import CasemateError, Contradiction
 from casemate.testing.models import Noisy
-from casemate.threat import Linf
+from casemate.threat import L0, Linf, Patch
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +337,21 @@ def test_settings_name_what_is_inside_by_its_fingerprint(model):
     assert found["source"]["sha256"] != settings(Transfer(changed(None)))["source"]["sha256"]
     assert settings(lambda: None) == settings(lambda: None)
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize("threat", [L0(2), Patch(3, 2)], ids=str)
+def test_patches_and_pixels_are_audited_by_stages_of_ones_own(data, tmp_path, threat):
+    """A classifier that hardly looks is certified, one that does is broken, and a check makes both again."""
+    for name, scale in (("blind", 1e-4), ("seeing", 1.0)):
+        model = convolutional()
+        with torch.no_grad():
+            next(model.parameters()).mul_(scale)
+        again = dataset(model)
+        stages, run = (Stage("PGD", PGD(n_steps=20)),), tmp_path / name
+        found = audit(model, again, threat, run=run, stages=stages, curves=False, diagnosis=False).bracket
+        assert (found.certified if name == "blind" else found.broken) > 5
+        assert check(run, model=model, data=again).ok
+        assert str(threat) in report.write(run).read_text()
 
 
 def test_curves_are_drawn_once(model, data, tmp_path):

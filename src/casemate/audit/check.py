@@ -104,7 +104,7 @@ def _open(
     try:
         spec, weights, sha256 = (manifest["model"][key] for key in ("spec", "weights", "sha256"))
         name, split, n, fingerprint = (manifest["data"][key] for key in ("name", "split", "n", "fingerprint"))
-        ball, seed = threat.parse(manifest["threat"]), int(manifest["seed"])
+        ball, seed = threat.parse_any(manifest["threat"]), int(manifest["seed"])
         # What the attacks followed does not matter to what they found.
         plan = Plan.from_json(manifest["remedies"], known={})
         stages = [attack["name"] for attack in manifest["attacks"]]

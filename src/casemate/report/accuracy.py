@@ -89,7 +89,7 @@ def figure_of_many(curves: Sequence[tuple[int, Curve]], threat: str, *, mark: bo
 
 def _frame(axes: Axes, threat: str, largest: float) -> None:
     norm = threat.partition(":")[0]
-    eps = threats.parse(threat).eps
+    eps = threats.parse_any(threat).eps
     chart.accuracy_axis(axes)
     axes.set_ylabel("attacked accuracy")
     axes.set_xlim(left=0, right=1.02 * max(largest, eps))
@@ -106,7 +106,7 @@ def _frame(axes: Axes, threat: str, largest: float) -> None:
 
 
 def _audit(axes: Axes, summary: Mapping[str, Any]) -> None:
-    eps = threats.parse(summary["threat"]).eps
+    eps = threats.parse_any(summary["threat"]).eps
     low, high = summary["robust_accuracy_interval"]
     certified, attacked = summary["certified_accuracy"], summary["attacked_accuracy"]
     axes.vlines(eps, low, high, color=chart.CERTIFIED, linewidth=1.2)
@@ -116,7 +116,7 @@ def _audit(axes: Axes, summary: Mapping[str, Any]) -> None:
 
 
 def _mark_audited(axes: Axes, threat: str) -> None:
-    eps = threats.parse(threat).eps
+    eps = threats.parse_any(threat).eps
     axes.axvline(eps, color=chart.MUTED, linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)
     axes.text(
         eps,

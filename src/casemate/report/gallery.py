@@ -89,7 +89,7 @@ def gallery(
     deltas = {index: evidence[index] - originals[index] for index in evidence if index in originals}
     full = max((float(np.abs(delta).max()) for delta in deltas.values()), default=0.0)
     # Nothing to magnify: evidence equal to the original, or none at all.
-    full = full or threats.parse(manifest["threat"]).eps
+    full = full or threats.parse_any(manifest["threat"]).eps
     unresolved = nearest_unresolved(verdicts)
     classes = manifest["data"]["classes"]
     shown = [*evidence.values(), *originals.values()]

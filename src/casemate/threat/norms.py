@@ -222,7 +222,7 @@ def parse(text: str) -> Linf | L2 | L1:
     norm, colon, eps = text.strip().partition(":")
     known = ", ".join(NORMS)
     if norm in ("l0", "patch") and colon:
-        raise CasemateError(f"{text!r} is a threat model that `casemate certify` alone takes: elsewhere write {known}")
+        raise CasemateError(f"{text!r} is for `casemate certify` alone as yet: elsewhere write one of {known}")
     if norm not in NORMS or not colon:
         raise CasemateError(f"unknown threat model {text!r}: write norm:eps such as linf:8/255 or l2:0.5 ({known})")
     numerator, slash, denominator = eps.partition("/")
