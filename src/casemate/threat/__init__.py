@@ -10,7 +10,7 @@ from casemate.threat.norms import Gradients as Gradients
 from casemate.threat.norms import Images as Images
 from casemate.threat.norms import Linf as Linf
 from casemate.threat.norms import Threat as Threat
-from casemate.threat.norms import parse as parse
 from casemate.threat.norms import with_eps as with_eps
 from casemate.threat.patch import Patch as Patch
+from casemate.threat.written import parse as parse
 from casemate.threat.written import parse_any as parse_any

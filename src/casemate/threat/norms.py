@@ -214,29 +214,6 @@ def with_eps(threat: Threat, eps: float) -> Linf | L2 | L1:
     return replace(threat, eps=eps)
 
 
-def parse(text: str) -> Linf | L2 | L1:
-    """The threat model written as `norm:eps`, where eps is a number or a fraction: `linf:8/255`, `l2:0.5`, `l1:12`.
-
-    Raises `CasemateError` that shows the right form.
-    """
-    norm, colon, eps = text.strip().partition(":")
-    known = ", ".join(NORMS)
-    if norm in ("l0", "patch") and colon:
-        raise CasemateError(f"{text!r} is for `casemate certify` alone as yet: elsewhere write one of {known}")
-    if norm not in NORMS or not colon:
-        raise CasemateError(f"unknown threat model {text!r}: write norm:eps such as linf:8/255 or l2:0.5 ({known})")
-    numerator, slash, denominator = eps.partition("/")
-    try:
-        value = float(numerator) / (float(denominator) if slash else 1)
-    except (ValueError, ZeroDivisionError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise CasemateError(
-            f"{eps!r} in {text!r} is not a budget: write a number or a fraction such as {norm}:8/255 or {norm}:0.5"
-        )
-    return NORMS[norm](value)
-
-
 def _check_eps(eps: float) -> None:
     if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
         raise CasemateError(f"eps must be a positive number on the scale of [0, 1] images, such as 8/255, not {eps!r}")
