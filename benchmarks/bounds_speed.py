@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from benchmarks import lirpa, record
 from casemate import data, models
 from casemate.bounds import Intervals, LinearBounds, Tracing, box_of, least_margins, propagate
-from casemate.bounds.linear import differences
 from casemate.bounds.optimised import OptimisedBounds, optimised_margins
+from casemate.bounds.specification import differences
 from casemate.malloc import keep_freed_memory
 from casemate.papers.mirman2018.domains import forget_peak, resident_peak
 from casemate.threat import Linf

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from casemate.bounds.certifiers import AlphaCROWN
 from casemate.bounds.coefficients import Dense
-from casemate.bounds.linear import WORKING_SET, LinearBounds, differences
+from casemate.bounds.linear import WORKING_SET, LinearBounds
 from casemate.bounds.optimised import OptimisedBounds, optimised_margins
-from casemate.bounds.specification import Margins
+from casemate.bounds.specification import Margins, differences
 from casemate.bounds.splits import Splits, at_first, least, unsplit
 from casemate.losses import Labels
 

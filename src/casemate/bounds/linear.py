@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from math import prod
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from casemate.bounds.box import Reach, Window
@@ -29,7 +28,7 @@ from casemate.bounds.interpreter import Rule, rule_for
 from casemate.bounds.interval import Interval, Intervals
 from casemate.bounds.operations import Add, Affine, Concatenate, LeakyReLU, MaxPool2d, Operation, Scale
 from casemate.bounds.relaxation import Lines, Slope, lines
-from casemate.bounds.specification import Margins, rivals
+from casemate.bounds.specification import Margins, differences
 from casemate.losses import Labels
 from casemate.threat import L0, L1, L2, Images, Linf
 
@@ -300,11 +299,3 @@ RULES: Mapping[type[Operation], Rule] = {
     Add: LinearBounds._add,
     Concatenate: LinearBounds._concatenate,
 }
-
-
-def differences(y: Labels, n_classes: int) -> Float[Tensor, "batch rivals classes"]:
-    """The coefficients of the logits of which the margins are made."""
-    others = rivals(y, n_classes)
-    rows = torch.zeros(*others.shape, n_classes, device=y.device)
-    rows.scatter_(2, y[:, None, None].expand(*others.shape, 1), 1)
-    return rows.scatter_(2, others[:, :, None], -1)

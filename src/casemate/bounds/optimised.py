@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from casemate.bounds.coefficients import Bounds, Coefficients, Dense
-from casemate.bounds.linear import LinearBounds, differences
+from casemate.bounds.linear import LinearBounds
 from casemate.bounds.operations import LeakyReLU
-from casemate.bounds.specification import Margins
+from casemate.bounds.specification import Margins, differences
 from casemate.losses import Labels
 
 # The rate of Adam and by what it shrinks each step.

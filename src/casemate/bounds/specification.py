@@ -23,6 +23,14 @@ def rivals(y: Labels, n_classes: int) -> Int64[Tensor, "batch rivals"]:
     return classes[classes != y[:, None]].view(len(y), n_classes - 1)
 
 
+def differences(y: Labels, n_classes: int) -> Float[Tensor, "batch rivals classes"]:
+    """The coefficients of the logits of which the margins are made."""
+    others = rivals(y, n_classes)
+    rows = torch.zeros(*others.shape, n_classes, device=y.device)
+    rows.scatter_(2, y[:, None, None].expand(*others.shape, 1), 1)
+    return rows.scatter_(2, others[:, :, None], -1)
+
+
 def least_margins(graph: Graph, rounding: Rounding | None, values: Sequence[Bounded], y: Labels) -> Margins:
     """Lower bounds of the logit of the label minus that of each rival, from the values of every node.
 
